@@ -1,0 +1,1 @@
+"""The programs that are compared: each is one script that runs as one process."""

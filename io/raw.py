@@ -1,0 +1,418 @@
+"""Raw Parquet and CSV files in whatever dialect they come, as rows of one canonical schema, ``RAW``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from fibflow.io.aws import explain_s3_error
+from fibflow.io.convert import Column, constant, from_unit, is_text, to_double, to_int, to_symbol, to_utc_us
+from fibflow.io.files import InputError, RawFile
+from fibflow.transforms.schemas import RAW
+
+Kind = Literal["daily", "minutes"]
+
+#: The names under which a column is looked for, first one first, in any case.
+ALIASES = {
+    "symbol": ("symbol", "ticker", "sym"),
+    "ts": ("timestamp", "timestamp_1", "ts", "window_start", "date", "t"),
+    "open": ("open", "o"),
+    "high": ("high", "h"),
+    "low": ("low", "l"),
+    "close": ("close", "c"),
+    "volume": ("volume", "v"),
+    "vwap": ("vwap", "vw"),
+    "trade_count": ("trade_count", "transactions", "n"),
+    "version": ("version",),
+}
+OPTIONAL = ("vwap", "trade_count", "version")
+#: What a column ``interval`` may say in files of a kind.
+INTERVALS = {"daily": {"1d", "1D", "1day", "day"}, "minutes": {"1m", "1min", "1minute", "minute"}}
+
+# An object of up to this many bytes is fetched in one request; of a larger one only the columns' ranges.
+_WHOLE_OBJECT = 16 << 20
+
+
+class FileStats(NamedTuple):
+    """What a Parquet footer says of a file; a bound that it does not give is None.
+
+    Attributes:
+        rows: Rows.
+        row_groups: Row groups.
+        symbol_min: Least symbol.
+        symbol_max: Greatest symbol.
+        ts_min: Earliest time, microseconds since 1970, UTC.
+        ts_max: Latest time.
+    """
+
+    rows: int
+    row_groups: int
+    symbol_min: str | None
+    symbol_max: str | None
+    ts_min: int | None
+    ts_max: int | None
+
+
+class _Layout(NamedTuple):
+    """Where a file's schema keeps the canonical columns.
+
+    Attributes:
+        sources: The file's name of each canonical column that it has.
+        spare_times: Its other columns that may hold a time, best first.
+        interval: Its name of the column ``interval``.
+        leaves: Index of each flat column in the Parquet footer.
+    """
+
+    sources: dict[str, str]
+    spare_times: tuple[str, ...]
+    interval: str | None
+    leaves: dict[str, int]
+
+
+class RawReader:
+    """Reads raw files of one filesystem. Safe to use from several threads.
+
+    Args:
+        filesystem: Where the files are: what ``filesystem_for`` returns.
+    """
+
+    def __init__(self, filesystem: pafs.FileSystem) -> None:
+        self._filesystem = filesystem
+        self._local = isinstance(filesystem, pafs.LocalFileSystem)
+        # Thousands of files share a schema: the last one's layout is kept.
+        self._last: tuple[pa.Schema, _Layout] | None = None
+
+    def read(
+        self,
+        file: RawFile,
+        kind: Kind = "daily",
+        columns: Sequence[str] | None = None,
+        row_groups: Sequence[int] | None = None,
+    ) -> pa.Table:
+        """Read a file's rows, in their order in the file, unvalidated.
+
+        What cannot be read as a time or a number is null, and so are the optional columns that a file lacks.
+        Columns are chunked as the file is (dictionaries unified).
+
+        Args:
+            file: The file.
+            kind: What a column ``interval`` must agree with.
+            columns: Names of ``RAW``; all by default.
+            row_groups: Row groups of a Parquet file; all by default.
+
+        Returns:
+            A table with the schema ``RAW``, or those columns of it.
+
+        Raises:
+            InputError: The file is corrupt or gone, lacks a column or has one of a type that cannot be read;
+                its symbol contradicts its path; or its interval is another one.
+        """
+        wanted = tuple(RAW.names) if columns is None else tuple(n for n in RAW.names if n in set(columns))
+        with self._source(file) as source:
+            if file.is_parquet:
+                rows, found = self._read_parquet(file, source, kind, wanted, row_groups)
+            else:
+                rows, found = _read_csv(file, source, kind, wanted)
+        arrays: list[Column] = []
+        for name in wanted:
+            column = found.get(name)
+            if name == "symbol" and file.symbol is not None:
+                symbols = pa.array([file.symbol], pa.string())
+                arrays.append(
+                    pa.DictionaryArray.from_arrays(constant(0, pa.int32(), rows), symbols, safe=False)
+                )
+            elif column is None:
+                arrays.append(constant(None, RAW.field(name).type, rows))
+            else:
+                try:
+                    arrays.append(_CONVERT[name](column))
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as error:
+                    raise InputError(
+                        f"{file.path}: the column for {name} has the type {column.type}, which cannot be "
+                        f"read; write it as {_EXPECTED.get(name, 'a number')}"
+                    ) from error
+        schema = RAW if columns is None else pa.schema([RAW.field(name) for name in wanted])
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def statistics(self, file: RawFile) -> FileStats | None:
+        """Return what the footer says of a Parquet file, None for CSV.
+
+        Raises:
+            InputError: The file is corrupt or gone, or lacks a column.
+        """
+        if not file.is_parquet:
+            return None
+        with self._source(file, whole=False) as source:
+            metadata = pq.read_metadata(source)
+            layout = self._layout(metadata.schema.to_arrow_schema(), file, metadata, tuple(RAW.names))
+        low, high = file.symbol, file.symbol
+        if file.symbol is None and (found := _bounds(metadata, layout.leaves.get(layout.sources["symbol"]))):
+            low, high = min(found), max(found)
+        first, last = _time_bounds(metadata, layout)
+        return FileStats(metadata.num_rows, metadata.num_row_groups, low, high, first, last)
+
+    def footers(self, files: Iterable[RawFile], threads: int = 2) -> list[FileStats | None]:
+        """Return ``statistics`` of each file, in order. On S3 more threads than cores pay.
+
+        Raises:
+            InputError: As ``statistics``, of the first file that cannot be read.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.statistics, files))
+
+    @contextmanager
+    def _source(self, file: RawFile, whole: bool = True) -> Iterator[Any]:
+        """Open a file; what goes wrong before the ``with`` ends becomes an ``InputError``."""
+        try:
+            if not file.is_parquet:
+                # By its name, ``.gz`` is decompressed.
+                with self._filesystem.open_input_stream(file.path) as stream:
+                    yield stream
+                return
+            with self._filesystem.open_input_file(file.path) as source:
+                if self._local or not whole or file.size > _WHOLE_OBJECT:
+                    yield source
+                else:
+                    yield pa.BufferReader(source.read_buffer())
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError(f"{file.path}: the file is gone; run again") from error
+        except PermissionError as error:
+            raise InputError(f"{file.path}: no permission to read it") from error
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            if "AWS Error" in str(error):
+                raise InputError(explain_s3_error(error, f"s3://{file.path}")) from error
+            form = "Parquet" if file.is_parquet else "CSV"
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{file.path}: cannot be read as {form} ({line}); replace it, or move it away"
+            ) from error
+
+    def _read_parquet(
+        self, file: RawFile, source: Any, kind: Kind, wanted: Sequence[str], row_groups: Sequence[int] | None
+    ) -> tuple[int, dict[str, Column]]:
+        """Return the number of rows and the columns as the file has them, by canonical name."""
+        options: dict[str, Any] = {"pre_buffer": not self._local, "coerce_int96_timestamp_unit": "us"}
+        parquet = pq.ParquetFile(source, **options)
+        metadata, schema = parquet.metadata, parquet.schema_arrow
+        layout = self._layout(schema, file, metadata, wanted)
+        names = {name: layout.sources[name] for name in wanted if name in layout.sources}
+        symbol, checks = layout.sources.get("symbol"), {}
+        if file.symbol is not None and symbol is not None:
+            names.pop("symbol", None)
+            if (found := _bounds(metadata, layout.leaves.get(symbol))) is None:
+                checks["symbol"] = symbol
+            else:
+                _check_symbol(file, found)
+        if layout.interval is not None:
+            if (found := _bounds(metadata, layout.leaves.get(layout.interval))) is None:
+                checks["interval"] = layout.interval
+            else:
+                _check_interval(file, kind, found)
+        if "symbol" in names and is_text(schema.field(names["symbol"]).type):
+            parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=[names["symbol"]], **options)
+
+        def read(columns: list[str]) -> pa.Table:
+            if row_groups is None:
+                return parquet.read(columns, use_threads=False)
+            return parquet.read_row_groups(list(row_groups), columns, use_threads=False)
+
+        table = read([*names.values(), *checks.values()])
+        if "symbol" in checks:
+            _check_symbol(file, _values(table.column(checks["symbol"])))
+        if "interval" in checks:
+            _check_interval(file, kind, _values(table.column(checks["interval"])))
+        columns = {name: _compact(table.column(source)) for name, source in names.items()}
+        for spare in layout.spare_times if "ts" in names else ():
+            if not columns["ts"].null_count:
+                break
+            columns["ts"] = _fill_times(columns["ts"], read([spare]).column(spare))
+        return table.num_rows, columns
+
+    def _layout(
+        self, schema: pa.Schema, file: RawFile, metadata: pq.FileMetaData, wanted: Sequence[str]
+    ) -> _Layout:
+        last = self._last
+        if last is None or not last[0].equals(schema):
+            leaves = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+            last = self._last = schema, _lay_out(schema.names, file, leaves)
+        _check_complete(last[1], schema.names, file, wanted)
+        return last[1]
+
+
+def _lay_out(names: Sequence[str], file: RawFile, leaves: dict[str, int]) -> _Layout:
+    """Find the canonical columns among a file's; of two names, the exact case and then the first one wins."""
+    folded: dict[str, str] = {}
+    for name in names:
+        key = name.strip().lower()
+        if key not in folded or name == key:
+            folded[key] = name
+    found = {
+        name: [folded[alias] for alias in aliases if alias in folded] for name, aliases in ALIASES.items()
+    }
+    interval = folded.get("interval")
+    used = [source for sources in found.values() for source in sources]
+    for name in (*used, interval) if interval else used:
+        if names.count(name) > 1:
+            raise InputError(f"{file.path}: {names.count(name)} columns are named {name}; keep one of them")
+    sources = {name: sources[0] for name, sources in found.items() if sources}
+    return _Layout(sources, tuple(found["ts"][1:]), interval, leaves)
+
+
+def _check_complete(layout: _Layout, names: Sequence[str], file: RawFile, wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name in layout.sources or name in OPTIONAL or (name == "symbol" and file.symbol is not None):
+            continue
+        hint = ", nor is a folder symbol=X in its path" if name == "symbol" else ""
+        raise InputError(
+            f"{file.path}: no column for {name} ({' or '.join(ALIASES[name])}){hint}; "
+            f"the file has {', '.join(names)}"
+        )
+
+
+def _read_csv(file: RawFile, source: Any, kind: Kind, wanted: Sequence[str]) -> tuple[int, dict[str, Column]]:
+    """Return the number of rows and the columns as text, by canonical name."""
+    data = source.read()
+    header = data[: data.find(b"\n") if b"\n" in data else len(data)].decode("utf-8-sig").rstrip("\r")
+    if not header:
+        raise pa.ArrowInvalid("no header line")
+    delimiter = max(",;\t|", key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter))
+    layout = _lay_out(names, file, {})
+    _check_complete(layout, names, file, wanted)
+    used = {name: layout.sources[name] for name in {*wanted, "symbol"} if name in layout.sources}
+    extra = [*(layout.spare_times if "ts" in used else ()), *([layout.interval] if layout.interval else ())]
+    buffer: Any = pa.BufferReader(data)
+    table = pacsv.read_csv(
+        buffer,
+        read_options=pacsv.ReadOptions(use_threads=False),
+        parse_options=pacsv.ParseOptions(delimiter=delimiter),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=[*used.values(), *extra],
+            column_types=dict.fromkeys(names, pa.string()),
+            # "NA" and "NULL" are tickers too: only nothing at all is null.
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
+    if file.symbol is not None and "symbol" in used:
+        _check_symbol(file, _values(table.column(used.pop("symbol"))))
+    if layout.interval:
+        _check_interval(file, kind, _values(table.column(layout.interval)))
+    columns = {name: _compact(table.column(source)) for name, source in used.items()}
+    for spare in layout.spare_times if "ts" in used else ():
+        columns["ts"] = _fill_times(columns["ts"], table.column(spare))
+    return table.num_rows, columns
+
+
+def _fill_times(times: Column, spare: Column) -> Column:
+    """Take the times that are missing (older files' are) from another column, if it holds times."""
+    if not times.null_count:
+        return times
+    try:
+        return pc.if_else(times.is_null(), to_utc_us(spare), to_utc_us(times))
+    except (pa.ArrowException, TypeError):
+        return times
+
+
+def _check_symbol(file: RawFile, found: set[str]) -> None:
+    if others := found - {file.symbol}:
+        raise InputError(
+            f"{file.path}: the path says symbol {file.symbol}, its rows say {_some(others)}; "
+            "correct one of them"
+        )
+
+
+def _check_interval(file: RawFile, kind: Kind, found: set[str]) -> None:
+    right = found & INTERVALS[kind]
+    if not found - right:
+        return
+    if right:
+        raise InputError(f"{file.path}: the file mixes intervals ({_some(found)}); split it by interval")
+    raise InputError(
+        f"{file.path}: the rows' interval is {_some(found)}, and {kind} rows are {min(INTERVALS[kind])}; "
+        "load it as what it is"
+    )
+
+
+def _some(values: set[str]) -> str:
+    return ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
+
+
+def _bounds(metadata: Any, leaf: int | None) -> set[str] | None:
+    """Return the least and greatest texts of a column's row groups, None where the footer lacks one."""
+    if leaf is None:
+        return None
+    found: set[str] = set()
+    for i in range(metadata.num_row_groups):
+        statistics = metadata.row_group(i).column(leaf).statistics
+        if statistics is None:
+            return None
+        if statistics.has_min_max:
+            for value in (statistics.min, statistics.max):
+                if not isinstance(value, str | bytes):
+                    return None
+                found.add(_text(value))
+        elif not statistics.has_null_count or statistics.num_values:
+            return None
+    return found
+
+
+def _time_bounds(metadata: Any, layout: _Layout) -> tuple[int | None, int | None]:
+    """Return the first and last time in microseconds, (None, None) where the footer does not give them."""
+    name = layout.sources["ts"]
+    leaf = layout.leaves.get(name)
+    if leaf is None or not metadata.num_rows:
+        return None, None
+    raw: list[int] = []
+    for i in range(metadata.num_row_groups):
+        statistics = metadata.row_group(i).column(leaf).statistics
+        if statistics is None or not statistics.has_min_max:
+            return None, None
+        if statistics.physical_type not in ("INT32", "INT64"):
+            return None, None
+        if layout.spare_times and (statistics.null_count or not statistics.has_null_count):
+            return None, None
+        raw.extend((statistics.min_raw, statistics.max_raw))
+    described = metadata.schema.column(leaf).logical_type.to_json().lower()
+    values = np.array([min(raw), max(raw)], dtype=np.int64)
+    for unit, spelling in (("ms", "milli"), ("us", "micro"), ("ns", "nano"), ("D", "date")):
+        if spelling in described:
+            first, last = from_unit(values, np.zeros(2, np.bool_), unit).cast(pa.int64()).to_pylist()
+            return first, last
+    # Epoch numbers take their unit from the whole column (see to_utc_us): the footer cannot tell it.
+    return None, None
+
+
+def _compact(column: Any) -> Column:
+    return column.chunk(0) if column.num_chunks == 1 else column
+
+
+def _values(column: Column) -> set[str]:
+    """Return a column's distinct values as text, without null."""
+    return {_text(value) for value in column.unique().to_pylist() if value is not None}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+_CONVERT = {
+    "symbol": to_symbol,
+    "ts": to_utc_us,
+    "trade_count": to_int,
+    "version": to_int,
+    **dict.fromkeys(("open", "high", "low", "close", "volume", "vwap"), to_double),
+}
+_EXPECTED = {"symbol": "text", "ts": "a timestamp, a date, an epoch number or ISO text"}

@@ -1,0 +1,147 @@
+"""Where a run's rows come from: raw files, or the files of a bronze table. Both give validated rows."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fibflow.io.aws import AwsConfig
+from fibflow.io.datafiles import DataFile
+from fibflow.io.files import RawFile, filesystem_for, precedence_key
+from fibflow.io.raw import Kind, RawReader
+from fibflow.io.storage import LakeError, Storage
+from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, RAW
+from fibflow.transforms.validation import Validated, validate_daily, validate_minutes
+
+
+_CATALOG = "files.pickle"
+
+
+class RowSource(Protocol):
+    """Reads rows of items that a plan hands out. Can be pickled; safe to use from several threads."""
+
+    def read(self, items: Sequence[Any]) -> Validated:
+        """Return the validated rows of some items, and the refused ones."""
+        ...
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The names of the files by rank."""
+        ...
+
+
+@dataclass
+class RawRows:
+    """Rows of raw files: read, put into canonical form, validated; with a column ``rank``.
+
+    Items are ranks: places in ``files``, which are in order of precedence, weakest first. Workers do not get the files with
+    every element and every function, but read them once from ``staging``.
+    """
+
+    uri: str
+    kind: Kind
+    calendar: TradingCalendar
+    staging: Storage
+    aws: AwsConfig | None = None
+
+    def __post_init__(self) -> None:
+        self._files: list[RawFile] | None = None
+        self._reader: RawReader | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": None, "_reader": None}
+
+    def stage(self, files: Iterable[RawFile]) -> None:
+        """Put the files in order of precedence and leave them where workers find them."""
+        self._files = sorted(files, key=precedence_key)
+        self.staging.write(_CATALOG, pickle.dumps([tuple(file) for file in self._files]))
+
+    @property
+    def files(self) -> list[RawFile]:
+        """The files by rank."""
+        if self._files is None:
+            content = self.staging.read(_CATALOG)
+            if content is None:
+                raise LakeError(f"{self.staging.uri} holds no list of files: give workers the same staging place")
+            self._files = [RawFile(*fields) for fields in pickle.loads(content)]
+        return self._files
+
+    @property
+    def reader(self) -> RawReader:
+        """The reader of the files' filesystem, opened once a process."""
+        if self._reader is None:
+            self._reader = RawReader(filesystem_for(self.uri, self.aws)[0])
+        return self._reader
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The files' paths by rank."""
+        return [file.path for file in self.files]
+
+    def read(self, items: Sequence[int]) -> Validated:
+        """Return the validated rows of files, by rank, in the order of ``items``.
+
+        Raises:
+            InputError: as ``RawReader.read``.
+        """
+        columns = [name for name in RAW.names if name != "version" or self.kind == "minutes"]
+        tables = [self.reader.read(self.files[rank], self.kind, columns) for rank in items]
+        ranks = np.repeat(np.array(items, np.int32), [len(table) for table in tables])
+        raw = _without_empty(pa.concat_tables(tables)).append_column("rank", pa.array(ranks))
+        del tables
+        validate = validate_daily if self.kind == "daily" else validate_minutes
+        return validate(raw.combine_chunks(), self.calendar, Lazy(self))
+
+
+class Lazy(Sequence[str]):
+    """The origins of a source, looked up only where a row was refused. Small when pickled."""
+
+    def __init__(self, source: RowSource) -> None:
+        self._source = source
+
+    def __getitem__(self, rank: Any) -> Any:
+        return self._source.origins[rank]
+
+    def __len__(self) -> int:
+        return len(self._source.origins)
+
+
+def _without_empty(table: pa.Table) -> pa.Table:
+    """Leave out optional columns that hold nothing: they cost as much to move as the prices."""
+    empty = [
+        name
+        for name in ("vwap", "trade_count", "version")
+        if name in table.column_names and table[name].null_count == len(table)
+    ]
+    return table.drop_columns(empty)
+
+
+@dataclass
+class BronzeRows:
+    """Rows of a bronze table's files: valid already, each key once."""
+
+    storage: Storage
+    kind: Kind
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The table's address only: a bronze row's file is known to the ledger."""
+        return (self.storage.uri,)
+
+    def read(self, items: Sequence[DataFile]) -> Validated:
+        """Return the rows of data files."""
+        schema = DAILY_ROWS if self.kind == "daily" else MINUTE_ROWS
+        tables = []
+        for item in items:
+            with self.storage.filesystem.open_input_file(self.storage.path(item.path)) as source:
+                file = pq.ParquetFile(source, read_dictionary=["symbol"])
+                tables.append(file.read(schema.names, use_threads=False).cast(schema))
+        table = _without_empty(pa.concat_tables(tables))
+        return Validated(table.combine_chunks(), DEAD_LETTERS.empty_table())

@@ -1,0 +1,164 @@
+"""Beam sinks: bars and dead letters to data files of the lake, and the manifest of what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from fibflow.io import tables
+from fibflow.io.datafiles import DataFile, DataFileWriter
+from fibflow.io.manifest import PROGRESS, Manifest, Tally, Wrote
+from fibflow.io.storage import Storage
+from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.timeframe import Timeframe
+
+_MOST_BUFFERED = 200_000
+
+
+def _in_global_window(value: Any) -> WindowedValue:
+    return WindowedValue(value, MIN_TIMESTAMP, [GlobalWindow()])
+
+
+def write_bars(
+    writer: DataFileWriter, bars: pa.Table, calendar: TradingCalendar, run: str, label: str = ""
+) -> Iterator[DataFile]:
+    """Write bars of one timeframe, sorted by symbol and ts, a file a period. Symbols of other calls must be others."""
+    name = bars["timeframe"][0].as_py()
+    ts = bars["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
+    period = tables.Period.of(Timeframe.parse(name))
+    if period.unit == tables.ALL_TIME:
+        parts = [(tables.ALL_TIME, bars)]
+    else:
+        names = period.names(calendar.local_days(ts))
+        parts = [
+            (found, bars if mask is None else bars.filter(pa.array(mask)))
+            for found, mask in tables.split_by(names)
+        ]
+    for found, part in parts:
+        first = quote(part["symbol"][0].as_py(), safe="")
+        yield writer.write(part, {"timeframe": name, "period": found}, f"{run}-{label}{first}")
+
+
+@beam.typehints.with_input_types(pa.Table)
+class WriteBars(beam.DoFn):
+    """Write bars to data files and emit ``Wrote``.
+
+    Bars of windows that have not ended go to files of their own, a few a bundle: the next run replaces them, and need not touch
+    the others.
+    """
+
+    def __init__(self, storage: Storage, calendar: TradingCalendar, run: str, staging: Storage) -> None:
+        self._writer = DataFileWriter(storage, tables.BARS)
+        self._calendar = calendar
+        self._run = run
+        self._staging = staging
+        self._open: dict[str, list[pa.Table]] = {}
+
+    def start_bundle(self) -> None:
+        """Begin with nothing buffered."""
+        self._open = {}
+
+    def process(self, element: pa.Table) -> Iterator[Wrote]:
+        """Write the ended bars of one element."""
+        ended = pc.sum(element["complete"]).as_py()
+        if ended < len(element):
+            # A copy: a slice would keep the whole element in memory until the bundle ends.
+            still_open = element.take(pa.array(np.arange(ended, len(element))))
+            self._open.setdefault(element["timeframe"][0].as_py(), []).append(still_open)
+        if ended:
+            for file in write_bars(self._writer, element.slice(0, ended), self._calendar, self._run):
+                yield Wrote(tables.BARS.name, file)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Write the bars that are still open."""
+        for parts in self._open.values():
+            bars = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+            order = np.lexsort((_ints(bars["ts"]), _text_rank(bars["symbol"])))
+            bars = bars.take(pa.array(order))
+            for file in write_bars(self._writer, bars, self._calendar, self._run, "open-"):
+                yield _in_global_window(Wrote(tables.BARS.name, file))
+        self._open = {}
+
+
+def _ints(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def _text_rank(column: pa.ChunkedArray) -> Any:
+    from fibflow.transforms.partials import encode_symbols
+
+    return encode_symbols(column)[1]
+
+
+@beam.typehints.with_input_types(pa.Table)
+class WriteDeadLetters(beam.DoFn):
+    """Write refused rows to data files; emit ``Wrote``, and a ``Tally`` a reason."""
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self._writer = DataFileWriter(storage, tables.DEAD_LETTERS)
+        self._run = run
+        self._rows: list[pa.Table] = []
+        self._files = 0
+
+    def start_bundle(self) -> None:
+        """Begin with nothing buffered."""
+        self._rows = []
+
+    def process(self, element: pa.Table) -> Iterator[Wrote | Tally]:
+        """Count the rows and keep them; write when there are many."""
+        for entry in pc.value_counts(element["reason"]).to_pylist():
+            yield Tally(f"rejected.{entry['values']}", entry["counts"])
+        self._rows.append(element)
+        if sum(map(len, self._rows)) >= _MOST_BUFFERED:
+            yield self._flush()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Write what is left."""
+        if self._rows:
+            yield _in_global_window(self._flush())
+
+    def _flush(self) -> Wrote:
+        rows = pa.concat_tables(self._rows)
+        self._rows = []
+        at = rows.schema.get_field_index("run")
+        rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(self._run), len(rows)))
+        rows = rows.sort_by([("symbol", "ascending"), ("ts", "ascending"), ("reason", "ascending")])
+        digest = _digest(rows)
+        return Wrote(tables.DEAD_LETTERS.name, self._writer.write(rows, {}, f"{self._run}-{digest}"))
+
+
+def _digest(rows: pa.Table) -> str:
+    """Return a name for the rows: a retried bundle writes the same ones under the same name."""
+    import hashlib
+
+    sample = rows.select(["reason", "origin", "symbol", "ts"]).combine_chunks()
+    digest = hashlib.sha256(str(len(rows)).encode())
+    for batch in sample.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()[:12]
+
+
+@beam.typehints.with_input_types(tuple[None, Iterable[Any]])
+class WriteManifest(beam.DoFn):
+    """Write the manifest of all that was told, once."""
+
+    def __init__(self, staging: Storage) -> None:
+        self._staging = staging
+
+    def process(self, element: tuple[None, Iterable[Wrote | Tally]]) -> None:
+        """Write it over one of the same run, if there is."""
+        Manifest.of(element[1]).write(self._staging)
+
+
+def mark_progress(staging: Storage, unit: str) -> None:
+    """Leave a mark that a unit of work is done; the command line counts them."""
+    staging.write(f"{PROGRESS}/{quote(unit, safe='')}", b"")

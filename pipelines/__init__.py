@@ -1,0 +1,1 @@
+"""Command lines and graph wiring. A pipeline file reads like its picture."""

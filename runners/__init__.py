@@ -1,0 +1,1 @@
+"""Profiles of the runners that a pipeline can run on."""

@@ -1,0 +1,71 @@
+"""Packaging of Fibflow. The repository root is the import package ``fibflow``.
+
+Runs from a checkout (``pip install -e .``), as a wheel, and as Beam's ``--setup_file`` on workers.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+ROOMS = ("transforms", "io", "pipelines", "runners")
+
+
+def version() -> str:
+    """Return the version from ``__init__.py`` without importing the package."""
+    for line in (ROOT / "__init__.py").read_text().splitlines():
+        if line.startswith("__version__"):
+            return line.split('"')[1]
+    raise RuntimeError("__init__.py holds no __version__")
+
+
+class BuildRooms(build_py):
+    """Leaves this file, which lies in the package's root, out of the package."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Return (package, module, file) of each module of ``package`` but this one."""
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if module[:2] != ("fibflow", "setup")]
+
+
+setup(
+    name="fibflow",
+    version=version(),
+    description="OHLCV bars over intraday and Fibonacci windows, the same in batch as live",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    cmdclass={"build_py": BuildRooms},
+    package_dir={"fibflow": "."},
+    packages=["fibflow", *(f"fibflow.{room}" for room in ROOMS)],
+    install_requires=[
+        "apache-beam[aws]==2.70.0",
+        "boto3>=1.40",
+        "deltalake>=1.6,<1.7",
+        "duckdb>=2.0,<3",
+        "exchange-calendars>=4.13,<5",
+        "matplotlib>=3.10,<4",
+        "numpy>=2.0,<2.3",
+        "pandas>=2.2",
+        "pyarrow>=18.1,<19",
+        "rich>=14",
+    ],
+    extras_require={
+        "demo": ["bokeh-sampledata==2026.1"],
+        "dev": [
+            "bokeh-sampledata==2026.1",
+            "hypothesis",
+            "import-linter",
+            "moto[server]",
+            "mypy",
+            "polars>=2.1,<3",
+            "pyarrow-stubs",
+            "pytest",
+            "pytest-cov",
+            "ruff",
+            "setuptools>=77",  # the build backend: `make setup` installs the project without build isolation
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""The pure columnar kernel and the thin PTransforms on it."""

@@ -1,0 +1,119 @@
+"""``AggregateBars``: rows in, bars of every timeframe out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam import pvalue
+
+from fibflow.transforms import coders
+from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
+from fibflow.transforms.duplicates import resolve
+from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.validation import dead_letters
+
+coders.register()
+
+BARS = "bars"
+DEAD_LETTERS = "dead_letters"
+#: Fixed for the life of a job: a symbol's bucket must not move.
+BUCKETS = 256
+
+
+def bucket_of(symbol: str, buckets: int = BUCKETS) -> int:
+    """Return the bucket of a symbol: the same in every process and release."""
+    return zlib.crc32(symbol.encode()) % buckets
+
+
+def split_by_bucket(rows: pa.Table, buckets: int = BUCKETS) -> Iterator[tuple[int, pa.Table]]:
+    """Yield (bucket, rows) with the order of rows kept within each bucket."""
+    if not len(rows):
+        return
+    symbols, codes = encode_symbols(rows["symbol"])
+    of_symbol = np.array([bucket_of(name, buckets) for name in symbols.to_pylist()], np.int64)
+    of_row = of_symbol[codes]
+    order = np.argsort(of_row, kind="stable")
+    starts = np.flatnonzero(np.diff(of_row[order], prepend=-1))
+    stops = np.append(starts[1:], len(order))
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        yield int(of_row[order[start]]), rows.take(pa.array(order[start:stop]))
+
+
+def aggregate(
+    rows: pa.Table, spec: BarSpec, origins: Sequence[str] = ("",)
+) -> tuple[list[pa.Table], pa.Table]:
+    """Return the bars of each timeframe, and the duplicates that lost, of rows that hold whole symbols.
+
+    The plain twin of ``AggregateBars``.
+
+    Args:
+        rows: DAILY_ROWS or MINUTE_ROWS in any order; a column ``rank`` orders rows of one key.
+        spec: what to make.
+        origins: names of the files by rank, for dead letters.
+    """
+    daily = "session" in rows.column_names
+    winners, losers = resolve(rows, "session" if daily else "ts")
+    bars = list((daily_bars if daily else minute_bars)(winners, spec))
+    return bars, dead_letters(losers, "duplicate", origins)
+
+
+@beam.typehints.with_input_types(pa.Table)
+@beam.typehints.with_output_types(pa.Table)
+class _Aggregate(beam.DoFn):
+    def __init__(self, spec: BarSpec, origins: Sequence[str]) -> None:
+        self._spec = spec
+        self._origins = origins
+
+    def process(self, element: pa.Table) -> Iterator[pa.Table | pvalue.TaggedOutput]:
+        bars, lost = aggregate(element, self._spec, self._origins)
+        yield from bars
+        if len(lost):
+            yield pvalue.TaggedOutput(DEAD_LETTERS, lost)
+
+
+@dataclass
+class AggregateBars(beam.PTransform):
+    """Make the bars of every timeframe.
+
+    Bounded input: a PCollection of tables of DAILY_ROWS or MINUTE_ROWS in any order and cut. A key (symbol, time) that occurs
+    again is resolved by ``version`` and ``rank``. Output: ``bars``, tables of ``partials.BAR_BATCH``, one timeframe and whole
+    symbols each; and ``dead_letters``, tables of DEAD_LETTERS with the duplicates that lost.
+
+    Attributes:
+        spec: what to make; ``docs/data-model.md`` says what the fields mean.
+        whole_symbols: each element holds all rows of its symbols (for minutes: of its symbols' sessions), so that nothing has
+            to be shuffled. The caller proves it, by the files' statistics.
+        origins: names of the files by rank, for dead letters.
+        buckets: into how many keys symbols are hashed where they are shuffled.
+    """
+
+    spec: BarSpec
+    whole_symbols: bool = False
+    origins: Sequence[str] = ("",)
+    buckets: int = BUCKETS
+    label: str = field(default="AggregateBars")
+
+    def __post_init__(self) -> None:
+        super().__init__(self.label)
+
+    def expand(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
+        """Group by symbol bucket where needed, then run the kernel."""
+        if not rows.is_bounded:
+            raise ValueError("AggregateBars takes bounded input")
+        if not self.whole_symbols:
+            rows = (
+                rows
+                | "ByBucket" >> beam.FlatMap(split_by_bucket, self.buckets).with_output_types(tuple[int, pa.Table])
+                | beam.GroupByKey()
+                | "Concat" >> beam.MapTuple(_concat).with_output_types(pa.Table)
+            )
+        return rows | "Fold" >> beam.ParDo(_Aggregate(self.spec, self.origins)).with_outputs(DEAD_LETTERS, main=BARS)
+
+
+def _concat(_: int, tables: Iterable[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="default")

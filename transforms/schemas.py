@@ -1,0 +1,128 @@
+"""The Arrow schemas of everything that moves between Fibflow's rooms.
+
+Units: instants are UTC microseconds, sessions are dates, prices are in the instrument's currency,
+``volume`` is in shares. ``docs/data-model.md`` says what each column means.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+SYMBOL = pa.dictionary(pa.int32(), pa.string())
+
+_OHLCV = [
+    pa.field("open", pa.float64()),
+    pa.field("high", pa.float64()),
+    pa.field("low", pa.float64()),
+    pa.field("close", pa.float64()),
+    pa.field("volume", pa.float64()),
+    pa.field("vwap", pa.float64()),
+    pa.field("trade_count", pa.int64()),
+]
+
+#: Rows as a raw file gives them, before validation: anything may be null or wrong.
+RAW = pa.schema(
+    [pa.field("symbol", SYMBOL), pa.field("ts", TIMESTAMP), *_OHLCV, pa.field("version", pa.int64())]
+)
+
+#: Validated daily rows in memory; ``session`` is a session of the calendar.
+DAILY_ROWS = pa.schema([pa.field("symbol", SYMBOL), pa.field("session", pa.date32()), *_OHLCV])
+
+#: Validated minute rows in memory; ``ts`` is the minute's start.
+MINUTE_ROWS = pa.schema(
+    [pa.field("symbol", SYMBOL), pa.field("ts", TIMESTAMP), *_OHLCV, pa.field("version", pa.int64())]
+)
+
+#: The table ``bronze.daily``. ``source`` is the ledger's id of the file, ``landed`` the number of the load
+#: that last changed the row.
+DAILY = pa.schema(
+    [
+        pa.field("symbol", pa.string()),
+        pa.field("session", pa.date32()),
+        *_OHLCV,
+        pa.field("source", pa.int64()),
+        pa.field("landed", pa.int32()),
+        pa.field("period", pa.string()),
+    ]
+)
+
+#: The table ``bronze.minutes``.
+MINUTES = pa.schema(
+    [
+        pa.field("symbol", pa.string()),
+        pa.field("ts", TIMESTAMP),
+        *_OHLCV,
+        pa.field("version", pa.int64()),
+        pa.field("source", pa.int64()),
+        pa.field("landed", pa.int32()),
+        pa.field("period", pa.string()),
+    ]
+)
+
+#: The table ``bronze.ledger``: which version of which file was landed, by table.
+LEDGER = pa.schema(
+    [
+        pa.field("source", pa.int64()),
+        pa.field("table", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("modified", TIMESTAMP),
+        pa.field("is_daily_file", pa.bool_()),
+        pa.field("rows", pa.int64()),
+        pa.field("landed", pa.int32()),
+    ]
+)
+
+#: Bars, as stored in ``silver.bars`` and as served. ``period`` is a partition of the table only.
+BARS = pa.schema(
+    [
+        pa.field("symbol", pa.string()),
+        pa.field("timeframe", pa.string()),
+        pa.field("ts", TIMESTAMP),
+        pa.field("end", TIMESTAMP),
+        *_OHLCV,
+        pa.field("sessions", pa.int32()),
+        pa.field("complete", pa.bool_()),
+        pa.field("final", pa.bool_()),
+        pa.field("revision", pa.int32()),
+    ]
+)
+
+#: Refused rows with their values, where they came from, and one reason.
+DEAD_LETTERS = pa.schema(
+    [
+        pa.field("reason", pa.string()),
+        pa.field("origin", pa.string()),
+        pa.field("symbol", pa.string()),
+        pa.field("ts", TIMESTAMP),
+        *_OHLCV,
+        pa.field("run", pa.string()),
+    ]
+)
+
+#: Partial bars: what a fold of rows leaves, and what ``merge`` takes and gives. The sums are integers:
+#: ``volume`` in 1e-6 share, notional in 1e-12 share x currency as ``notional_hi * 2**64 + notional_lo``
+#: (``notional_lo`` unsigned). ``(open_ts, open_seq)`` and ``(close_ts, close_seq)`` order the inputs.
+PARTIALS = pa.schema(
+    [
+        pa.field("symbol", SYMBOL),
+        pa.field("ts", pa.int64()),
+        pa.field("end", pa.int64()),
+        pa.field("open", pa.float64()),
+        pa.field("open_ts", pa.int64()),
+        pa.field("open_seq", pa.int64()),
+        pa.field("high", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("close", pa.float64()),
+        pa.field("close_ts", pa.int64()),
+        pa.field("close_seq", pa.int64()),
+        pa.field("volume", pa.int64()),
+        pa.field("notional_hi", pa.int64()),
+        pa.field("notional_lo", pa.uint64()),
+        pa.field("has_notional", pa.bool_()),
+        pa.field("trade_count", pa.int64()),
+        pa.field("has_trade_count", pa.bool_()),
+        pa.field("sessions", pa.int32()),
+    ]
+)
