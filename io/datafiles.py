@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fibflow.io.storage import Storage
+from fibflow.io.storage import LakeError, Storage
 
 ROW_GROUP_ROWS = 65_536
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -144,7 +144,8 @@ class DataFileWriter:
 
         ``table`` holds the spec's columns in order, partition columns left out or not; strings may be
         dictionaries. ``file_name`` has to be unique for all time (hold the run's id): nothing checks it.
-        Raises ValueError for other columns, no rows, or a partition that is not the spec's.
+        Raises ValueError for other columns, no rows, or a partition that is not the spec's; LakeError where
+        it cannot be written.
         """
         table = self._stored_columns(table)
         if set(partition) != set(self.spec.partition_by):
@@ -154,18 +155,22 @@ class DataFileWriter:
         values = {name: partition[name] for name in self.spec.partition_by}
         directory = "/".join(f"{_escape(k)}={_escape(v)}" for k, v in values.items())
         path = f"{directory}/{file_name}.parquet" if directory else f"{file_name}.parquet"
-        if not self.storage.is_s3:
-            self.storage.filesystem.create_dir(self.storage.path(directory), recursive=True)
         footers: list[pq.FileMetaData] = []
-        with self.storage.filesystem.open_output_stream(self.storage.path(path)) as sink:
-            pq.write_table(
-                table,
-                sink,
-                row_group_size=ROW_GROUP_ROWS,
-                metadata_collector=footers,
-                **self.spec.write_options,
-            )
-            size = sink.tell()
+        filesystem = self.storage.filesystem
+        try:
+            if not self.storage.is_s3:
+                filesystem.create_dir(self.storage.path(directory), recursive=True)
+            with filesystem.open_output_stream(self.storage.path(path)) as sink:
+                pq.write_table(
+                    table,
+                    sink,
+                    row_group_size=ROW_GROUP_ROWS,
+                    metadata_collector=footers,
+                    **self.spec.write_options,
+                )
+                size = sink.tell()
+        except OSError as error:
+            raise LakeError(self.storage.explain("write to", error)) from error
         stats = footer_stats(footers[0], self.spec.stats_columns)
         return DataFile(path, size, table.num_rows, values, json.dumps(stats, separators=(",", ":")))
 

@@ -100,16 +100,15 @@ class Storage:
 
         Raises LakeError where the place itself cannot be reached (a wrong bucket, refused credentials).
         """
-        if not self.is_s3:
-            try:
-                return os.listdir(self.path(directory))  # noqa: PTH208 - names, not paths: it is the fast one
-            except (FileNotFoundError, NotADirectoryError):
-                return []
         selector = pafs.FileSelector(self.path(directory), allow_not_found=True)
         try:
+            if not self.is_s3:
+                return os.listdir(self.path(directory))  # noqa: PTH208 - names, not paths: it is the fast one
             found = self.filesystem.get_file_info(selector)
             # A bucket that is not there lists as empty.
             bucket = None if found else self.filesystem.get_file_info(self.base.split("/")[0])
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
             raise LakeError(self.explain("read", error)) from error
         if bucket is not None and bucket.type == pafs.FileType.NotFound:
@@ -121,14 +120,16 @@ class Storage:
         try:
             with self.filesystem.open_input_file(self.path(relative)) as source:
                 return bytes(source.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise LakeError(self.explain(f"read {relative} of", error)) from error
 
     def write(self, relative: str, content: bytes) -> None:
         """Writes one file whole, over what was there."""
         target = self.path(relative)
         if not self.is_s3:
-            self.filesystem.create_dir(os.path.dirname(target), recursive=True)
+            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
         with self.filesystem.open_output_stream(target) as sink:
             sink.write(content)
 
@@ -143,14 +144,15 @@ class Storage:
         staged = target.with_name(f".{target.name}.{token}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(content)
-            target.hardlink_to(staged)
+            try:
+                staged.write_bytes(content)
+                target.hardlink_to(staged)
+            finally:
+                staged.unlink(missing_ok=True)
         except FileExistsError:
             return False
         except OSError as error:
             raise LakeError(self.explain("commit to", error)) from error
-        finally:
-            staged.unlink(missing_ok=True)
         return True
 
     def _s3_put_if_absent(self, relative: str, content: bytes) -> bool:

@@ -47,7 +47,9 @@ def main() -> None:
     main_rows = pl.scan_parquet(args.layout / "*" / "data.parquet", hive_partitioning=False)
     corrections = pl.scan_parquet(args.layout / "corrections.parquet")
     symbols = pl.concat([main_rows.select("symbol"), corrections.select("symbol")]).unique()
-    names = pl.Enum(symbols.collect(engine="streaming")["symbol"].sort())
+    tickers = symbols.collect(engine="streaming")["symbol"].sort()
+    names = pl.Enum(tickers)
+    tickers = tickers.cast(names)
 
     def keyed(rows: pl.LazyFrame) -> pl.LazyFrame:
         symbol = pl.col("symbol").cast(names).to_physical().cast(pl.Int64)
@@ -99,7 +101,7 @@ def main() -> None:
             start, end, complete = take("start", first), take("end", first + n - 1), take("ended", first + n - 1)
         bars = rows.lazy().group_by((pl.col("s") * 65_536 + pl.col("p") // n).alias("g")).agg(*aggregates)
         bars.select(
-            (pl.col("g") // 65_536).cast(pl.UInt32).cast(names).cast(pl.String).alias("symbol"),
+            pl.lit(tickers).gather(pl.col("g") // 65_536).alias("symbol"),
             start.alias("ts"),
             end.alias("end"),
             *VALUES,

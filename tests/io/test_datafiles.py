@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fibflow.io.datafiles import ROW_GROUP_ROWS, DataFileWriter, TableSpec, footer_stats
-from fibflow.io.storage import Storage
+from fibflow.io.storage import LakeError, Storage
 from fibflow.tests.io.lakes import SPEC, TIMESTAMP, bars
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -231,6 +231,21 @@ def test_a_million_bars_take_little_room(writer):
         schema=SPEC.file_schema,
     )
     assert writer.write(rows, {"timeframe": "1d"}, "a").size < 6 * 100_000
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LakeError, match="cannot write to"):
+        DataFileWriter(Storage(str(tmp_path / "file")), SPEC).write(
+            bars(["A"], [0]), {"timeframe": "5d"}, "a"
+        )
+
+
+def test_a_bucket_that_cannot_be_written_is_one_line(s3):
+    with pytest.raises(LakeError, match="there is no such bucket"):
+        DataFileWriter(Storage("s3://not-there-at-all/x", s3.aws), SPEC).write(
+            bars(["A"], [0]), {"timeframe": "5d"}, "a"
+        )
 
 
 def test_files_on_s3(s3):

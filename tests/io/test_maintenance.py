@@ -1,5 +1,6 @@
 import os
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,7 +75,7 @@ def test_files_are_cut_between_symbols(local):
     assert (done.files_before, done.files_after) == (8, 3)
     bounds = local.snapshot().files.select(["min.symbol", "max.symbol"]).to_pylist()
     edges = sorted((row["min.symbol"], row["max.symbol"]) for row in bounds)
-    assert all(a[1] < b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in pairwise(edges))
     assert local.snapshot().rows == 240
 
 
@@ -122,7 +123,7 @@ def test_a_run_that_replaces_files_meanwhile_wins(local, monkeypatch):
     add(local, "a", bars(["A"], range(3)))
     add(local, "b", bars(["B"], range(3)))
     commit = local.commit
-    disturbed = []
+    disturbed: list[bool] = []
 
     def slow(*args, **options):
         if not disturbed:
