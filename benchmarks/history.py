@@ -1,13 +1,14 @@
 """Seeded daily history of the predecessor's size and shape.
 
-5,350 symbols, 22,609,541 rows, the XNYS sessions from 1962-01-02 to 2025-10-03; symbols list late, get delisted, miss
-single sessions and are halted for weeks. It is written twice, as the predecessor laid its raw data out::
+5,350 symbols, 22,609,541 rows, the XNYS sessions from 1962-01-02 to 2025-10-03; symbols list late, get
+delisted, miss single sessions and are halted for weeks. It is written twice, as the predecessor laid its raw
+data out::
 
     <out>/by_symbol/symbol=AAA/data.parquet    sorted by time
     <out>/by_year/year=1962/data.parquet       sorted by time, symbol
 
-Each layout holds ``corrections.parquet`` too: 1 % of the rows again, most of them with other values, in a file that was
-modified a day later and therefore wins. The same parameters give the same bytes.
+Each layout holds ``corrections.parquet`` too: 1 % of the rows again, most of them with other values, in a
+file that was modified a day later and therefore wins. The same parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Parameters:
 class History:
     """Rows sorted by (symbol, session), column by column.
 
-    ``symbol`` and ``session`` index ``names`` (sorted) and ``sessions`` (datetime64[D]); symbol ``i`` has the rows
-    ``offsets[i]`` up to ``offsets[i + 1]``. Prices are whole cents as doubles, volumes whole shares.
+    ``symbol`` and ``session`` index ``names`` (sorted) and ``sessions`` (datetime64[D]); symbol ``i`` has the
+    rows ``offsets[i]`` up to ``offsets[i + 1]``. Prices are whole cents as doubles, volumes whole shares.
     """
 
     names: list[str]
@@ -88,7 +89,9 @@ class History:
 
 def exchange_sessions(first: str = FIRST, last: str = LAST) -> np.ndarray:
     """The XNYS sessions from ``first`` to ``last``, both included, as datetime64[D]."""
-    return exchange_calendars.get_calendar("XNYS", start=first, end=last).sessions.values.astype("datetime64[D]")
+    return exchange_calendars.get_calendar("XNYS", start=first, end=last).sessions.values.astype(
+        "datetime64[D]"
+    )
 
 
 def tickers(rng: np.random.Generator, count: int) -> list[str]:
@@ -101,7 +104,7 @@ def tickers(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def row_counts(rng: np.random.Generator, symbols: int, rows: int, sessions: int) -> np.ndarray:
-    """Rows a symbol: skewed, each from MIN_ROWS to ``sessions``, exactly ``rows`` in sum; one symbol as long as can be.
+    """Rows a symbol: skewed, each from MIN_ROWS to ``sessions``, ``rows`` in sum; one is as long as can be.
 
     Raises ValueError when no such counts exist.
     """
@@ -122,7 +125,7 @@ def row_counts(rng: np.random.Generator, symbols: int, rows: int, sessions: int)
 
 
 def traded_sessions(rng: np.random.Generator, rows: int, sessions: int, alive: bool) -> np.ndarray:
-    """Indices of the sessions that one symbol trades in: from its listing to today or its delisting, with holes."""
+    """Indices of the sessions that a symbol trades in, listing to delisting or the last, with holes."""
     spare = sessions - rows
     halt = int(rng.integers(5, 60)) if rng.random() < 0.1 else 0
     halt = min(halt, spare)
@@ -145,11 +148,14 @@ def market_rows(rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
     low = np.minimum(opening, close) * np.exp(-np.abs(rng.normal(0, 0.008, rows)))
     volume = np.exp(rng.normal(rng.uniform(9, 16), 0.6, rows))
     prices = zip(PRICES, (opening, high, low, close), strict=True)
-    return {**{name: np.round(price, 2) for name, price in prices}, "volume": np.round(volume).astype(np.int64)}
+    return {
+        **{name: np.round(price, 2) for name, price in prices},
+        "volume": np.round(volume).astype(np.int64),
+    }
 
 
 def make(parameters: Parameters, threads: int = 2) -> History:
-    """Draw the main rows. A symbol's rows depend on the seed and its number only, so threads change nothing."""
+    """Draw the main rows. A symbol's rows depend on the seed and its number: threads change nothing."""
     sessions = exchange_sessions(parameters.first, parameters.last)
     rng = np.random.default_rng(parameters.seed)
     names = tickers(rng, parameters.symbols)
@@ -157,14 +163,16 @@ def make(parameters: Parameters, threads: int = 2) -> History:
     alive = rng.random(parameters.symbols) < 0.7
     alive[np.argmax(counts)] = True
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    columns = {name: np.empty(parameters.rows) for name in PRICES}
+    columns: dict[str, np.ndarray] = {name: np.empty(parameters.rows) for name in PRICES}
     columns |= {"volume": np.empty(parameters.rows, np.int64), "session": np.empty(parameters.rows, np.int32)}
     columns["symbol"] = np.repeat(np.arange(parameters.symbols, dtype=np.int32), counts)
 
     def draw(symbol: int) -> None:
         own = np.random.default_rng([parameters.seed, symbol])
         rows = slice(offsets[symbol], offsets[symbol + 1])
-        columns["session"][rows] = traded_sessions(own, int(counts[symbol]), len(sessions), bool(alive[symbol]))
+        columns["session"][rows] = traded_sessions(
+            own, int(counts[symbol]), len(sessions), bool(alive[symbol])
+        )
         for name, values in market_rows(own, int(counts[symbol])).items():
             columns[name][rows] = values
 
@@ -174,7 +182,7 @@ def make(parameters: Parameters, threads: int = 2) -> History:
 
 
 def corrections(history: History, seed: int) -> History:
-    """1 % of the rows once more: most with prices 1 % higher and another volume, a tenth of them unchanged."""
+    """1 % of the rows once more: most with higher prices and another volume, a tenth of them unchanged."""
     rng = np.random.default_rng([seed, len(history.names)])
     total = len(history.columns["symbol"])
     rows = np.sort(rng.choice(total, max(1, int(total * CORRECTED_SHARE)), replace=False))
@@ -196,10 +204,14 @@ def _write(table: pa.Table, path: Path, modified: int = MTIME) -> None:
 def write(history: History, fixes: History, out: Path, threads: int = 2) -> None:
     """Write both layouts below ``out``."""
     offsets = history.offsets
-    by_time = np.argsort(history.columns["session"].astype(np.uint16), kind="stable")  # radix; keeps symbols in order
+    by_time = np.argsort(
+        history.columns["session"].astype(np.uint16), kind="stable"
+    )  # radix; keeps symbols in order
     years = history.sessions.astype("datetime64[Y]").astype(int) + 1970
     numbers = np.arange(years[0], years[-1] + 1)
-    starts = np.searchsorted(history.columns["session"][by_time], np.searchsorted(years, [*numbers, years[-1] + 1]))
+    starts = np.searchsorted(
+        history.columns["session"][by_time], np.searchsorted(years, [*numbers, years[-1] + 1])
+    )
 
     def symbol_file(symbol: int) -> None:
         path = out / "by_symbol" / f"symbol={history.names[symbol]}" / "data.parquet"
@@ -218,7 +230,7 @@ def write(history: History, fixes: History, out: Path, threads: int = 2) -> None
 
 
 def generate(out: Path, parameters: Parameters, threads: int = 2) -> bool:
-    """Make the history below ``out`` unless it is there already with the same parameters; True when it was made."""
+    """Make the history below ``out`` unless the same is there already; True when it was made."""
     marker = out / "history.json"
     wanted = asdict(parameters)
     if marker.exists() and json.loads(marker.read_text()) == wanted:

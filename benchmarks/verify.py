@@ -30,9 +30,11 @@ WITH dated AS (
     FROM read_parquet($paths, filename = true, file_row_number = true, hive_partitioning = false) p
         JOIN files f ON f.path = p.filename
 )
-SELECT dated.symbol, w."index" AS i, w.start, w."end", dated.open, dated.high, dated.low, dated.close, dated.volume
+SELECT dated.symbol, w."index" AS i, w.start, w."end",
+    dated.open, dated.high, dated.low, dated.close, dated.volume
 FROM dated JOIN w ON w.session = dated.d
-QUALIFY row_number() OVER (PARTITION BY dated.symbol, dated.d ORDER BY modified DESC, path DESC, place DESC) = 1
+QUALIFY row_number() OVER
+    (PARTITION BY dated.symbol, dated.d ORDER BY modified DESC, path DESC, place DESC) = 1
 """
 
 FOLD = """
@@ -62,7 +64,8 @@ BARS = {
 
 COLUMNS = """
     symbol::VARCHAR AS symbol, ts::TIMESTAMPTZ AS ts, "end"::TIMESTAMPTZ AS "end", open::DOUBLE AS open,
-    high::DOUBLE AS high, low::DOUBLE AS low, close::DOUBLE AS close, volume::DOUBLE AS volume, vwap::DOUBLE AS vwap,
+    high::DOUBLE AS high, low::DOUBLE AS low, close::DOUBLE AS close, volume::DOUBLE AS volume,
+    vwap::DOUBLE AS vwap,
     trade_count::BIGINT AS trade_count, sessions::INTEGER AS sessions, complete::BOOLEAN AS complete,
     final::BOOLEAN AS final, revision::INTEGER AS revision
 """
@@ -77,7 +80,7 @@ SELECT {columns} FROM (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Bars of one timeframe: how many were expected and found; ``missing`` and ``unexpected`` are 0 when equal."""
+    """Bars of one timeframe; ``missing`` and ``unexpected`` count the rows of one side only: 0 when equal."""
 
     timeframe: str
     expected: int
@@ -142,14 +145,16 @@ def verify(
                     (SELECT count(*) FROM (FROM expected EXCEPT ALL FROM found)),
                     (SELECT count(*) FROM (FROM found EXCEPT ALL FROM expected))
                 """
-            ).fetchone()
-            results.append(Comparison(f"{n}d", *counts))
+            ).fetchall()
+            results.append(Comparison(f"{n}d", *counts[0]))
     return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: 0 when every timeframe is equal, 1 when one is not, 2 when there is nothing to compare."""
-    parser = argparse.ArgumentParser(prog="benchmarks.verify", description="Compare bars with a DuckDB query.")
+    """Command line: 0 when all timeframes are equal, 1 when one is not, 2 with nothing to compare."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.verify", description="Compare bars with a DuckDB query."
+    )
     parser.add_argument("layout", type=Path, help="the raw folder that the bars were made from")
     parser.add_argument("anchor", choices=ANCHORS)
     parser.add_argument("bars", type=Path, help="a lake, or a folder of a contestant's bars")
@@ -166,8 +171,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps([asdict(result) for result in results]))
     else:
         for result in results:
-            verdict = "equal" if result.equal else f"{result.missing:,} missing, {result.unexpected:,} unexpected"
-            print(f"{result.timeframe:>4} {result.expected:>12,} expected {result.found:>12,} found: {verdict}")
+            verdict = (
+                "equal" if result.equal else f"{result.missing:,} missing, {result.unexpected:,} unexpected"
+            )
+            print(
+                f"{result.timeframe:>4} {result.expected:>12,} expected {result.found:>12,} found: {verdict}"
+            )
     return 0 if all(result.equal for result in results) else 1
 
 

@@ -1,7 +1,8 @@
 """The sessions and their `<N>d` windows as a small table, straight from ``exchange_calendars``.
 
-The contestants and the check take their calendar from here and not from ``fibflow.transforms``, so that an error there
-is not repeated. One row a session, from the calendar's first to past the last window that the data can touch:
+The contestants and the check take their calendar from here and not from ``fibflow.transforms``, so that an
+error there is not repeated. One row a session, from the calendar's first to past the last window that the
+data can touch:
 
     session    date
     index      int32, 0 = first session on or after 2000-01-03
@@ -74,7 +75,9 @@ def write(path: Path, newest: date) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: write the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.windows", description="Write the table of sessions and windows.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.windows", description="Write the table of sessions and windows."
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--newest", type=date.fromisoformat, default=date(2025, 10, 3))
     args = parser.parse_args(argv)

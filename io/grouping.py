@@ -10,12 +10,15 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
 
-from fibflow.io.manifest import Tally
+from fibflow.io.manifest import Newest, Tally
 from fibflow.io.rows import RowSource
 from fibflow.io.shuffle import Slice, gather, scatter
 from fibflow.io.sinks import mark_progress
 from fibflow.io.storage import Storage
+from fibflow.io.tables import ALL_TIME, MINUTES_PERIOD, split_by
 from fibflow.transforms import coders
+from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.validation import Validated
 
 coders.register()
 
@@ -25,15 +28,19 @@ TALLIES = "tallies"
 
 
 class _Scatter(beam.DoFn):
-    def __init__(self, source: RowSource, bounds: Sequence[str], staging: Storage) -> None:
-        self._source, self._bounds, self._staging = source, bounds, staging
+    def __init__(
+        self, source: RowSource, calendar: TradingCalendar, bounds: Sequence[str], staging: Storage
+    ) -> None:
+        self._source, self._calendar, self._bounds, self._staging = source, calendar, bounds, staging
 
     def process(self, element: tuple[int, list[Any]]) -> Iterator[Any]:
         number, items = element
         validated = self._source.read(items)
-        yield from _refused(validated.rejected)
-        yield pvalue.TaggedOutput(TALLIES, Tally("rows_read", len(validated.rows) + len(validated.rejected)))
-        yield from scatter(validated.rows, self._bounds, self._staging, f"spill/{number:06d}.arrow")
+        yield from _told(validated)
+        for period, rows in _by_period(validated.rows, self._calendar):
+            path = f"spill/{number:06d}-{period}.arrow"
+            for range_number, part in scatter(rows, self._bounds, self._staging, path):
+                yield (period, range_number), part
         mark_progress(self._staging, f"scatter-{number}")
 
 
@@ -41,27 +48,42 @@ class _Gather(beam.DoFn):
     def __init__(self, source: RowSource, staging: Storage) -> None:
         self._source, self._staging = source, staging
 
-    def process(self, element: tuple[int, Iterable[Any]]) -> Iterator[Any]:
-        number, found = element
+    def process(self, element: tuple[tuple[str, int], Iterable[Any]]) -> Iterator[Any]:
+        (period, number), found = element
         parts = list(found)
         slices = [part for part in parts if isinstance(part, Slice)]
         items = [item for part in parts if not isinstance(part, Slice) for item in part]
         tables = gather(slices, self._staging)
         if items:
             validated = self._source.read(items)
-            yield from _refused(validated.rejected)
-            yield pvalue.TaggedOutput(TALLIES, Tally("rows_read", len(validated.rows) + len(validated.rejected)))
+            yield from _told(validated)
             tables.append(validated.rows)
         rows = pa.concat_tables(tables, promote_options="default")
         del tables
         if len(rows):
             yield rows
-        mark_progress(self._staging, f"gather-{number}")
+        mark_progress(self._staging, f"gather-{period}-{number}")
 
 
-def _refused(rows: pa.Table) -> Iterator[pvalue.TaggedOutput]:
-    if len(rows):
-        yield pvalue.TaggedOutput(DEAD_LETTERS, rows)
+def _by_period(rows: pa.Table, calendar: TradingCalendar) -> Iterator[tuple[str, pa.Table]]:
+    """Cut minute rows by month of their session: a unit of all time would not fit in memory. Daily rows stay together."""
+    if "session" in rows.column_names or not len(rows):
+        yield ALL_TIME, rows
+        return
+    ts = rows["ts"].combine_chunks().view(pa.int64()).to_numpy()
+    days = calendar.days[calendar.positions_at(ts)]
+    for period, mask in split_by(MINUTES_PERIOD.names(days)):
+        yield period, rows if mask is None else rows.filter(pa.array(mask))
+
+
+def _told(validated: Validated) -> Iterator[pvalue.TaggedOutput]:
+    rows, rejected = validated.rows, validated.rejected
+    if len(rejected):
+        yield pvalue.TaggedOutput(DEAD_LETTERS, rejected)
+    yield pvalue.TaggedOutput(TALLIES, Tally("rows_read", len(rows) + len(rejected)))
+    if len(rows) and "session" in rows.column_names:
+        days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
+        yield pvalue.TaggedOutput(TALLIES, Newest(int(days.max())))
 
 
 @dataclass
@@ -73,6 +95,7 @@ class ReadWholeSymbols(beam.PTransform):
 
     Attributes:
         source: reads items.
+        calendar: says which month a minute belongs to.
         direct: (range, items) of items within one symbol range.
         scattered: groups of items that are not.
         bounds: of the ranges.
@@ -80,6 +103,7 @@ class ReadWholeSymbols(beam.PTransform):
     """
 
     source: RowSource
+    calendar: TradingCalendar
     direct: Sequence[tuple[int, list[Any]]]
     scattered: Sequence[list[Any]]
     bounds: Sequence[str]
@@ -94,11 +118,11 @@ class ReadWholeSymbols(beam.PTransform):
             root
             | "Files" >> beam.Create(list(enumerate(self.scattered)))
             | "Scatter"
-            >> beam.ParDo(_Scatter(self.source, self.bounds, self.staging)).with_outputs(
+            >> beam.ParDo(_Scatter(self.source, self.calendar, self.bounds, self.staging)).with_outputs(
                 DEAD_LETTERS, TALLIES, main="slices"
             )
         )
-        direct = root | "FilesOfRanges" >> beam.Create(list(self.direct))
+        direct = root | "FilesOfRanges" >> beam.Create([((ALL_TIME, number), items) for number, items in self.direct])
         gathered = (
             (scattered["slices"], direct)
             | beam.Flatten()

@@ -29,24 +29,38 @@ class Tally(NamedTuple):
     count: int
 
 
+class Newest(NamedTuple):
+    """The newest session seen in the rows: days since 1970."""
+
+    day: int
+
+
+Told = Wrote | Tally | Newest
+
+
 @dataclass
 class Manifest:
-    """All files by table, in order of path, and all tallies."""
+    """All files by table, in order of path, all tallies, and the newest session of the rows (days since 1970)."""
 
     files: dict[str, list[DataFile]] = field(default_factory=dict)
     tallies: Counter[str] = field(default_factory=Counter)
+    newest: int | None = None
 
     @classmethod
-    def of(cls, told: Iterable[Wrote | Tally]) -> Manifest:
+    def of(cls, told: Iterable[Told]) -> Manifest:
         """Gather what workers told; a file that a retried bundle wrote again counts once."""
         files: dict[str, dict[str, DataFile]] = {}
         tallies: Counter[str] = Counter()
+        days: list[int] = []
         for item in told:
             if isinstance(item, Wrote):
                 files.setdefault(item.table, {})[item.file.path] = item.file
+            elif isinstance(item, Newest):
+                days.append(item.day)
             else:
                 tallies[item.name] += item.count
-        return cls({table: [found[path] for path in sorted(found)] for table, found in files.items()}, tallies)
+        ordered = {table: [found[path] for path in sorted(found)] for table, found in files.items()}
+        return cls(ordered, tallies, max(days, default=None))
 
     def of_table(self, name: str) -> list[DataFile]:
         """Return the files of a table."""
@@ -55,7 +69,7 @@ class Manifest:
     def write(self, staging: Storage) -> None:
         """Write the manifest to its place in ``staging``."""
         files = {table: [asdict(file) for file in found] for table, found in self.files.items()}
-        content = json.dumps({"files": files, "tallies": self.tallies}).encode()
+        content = json.dumps({"files": files, "tallies": self.tallies, "newest": self.newest}).encode()
         staging.write(FILE, content)
 
     @classmethod
@@ -70,4 +84,4 @@ class Manifest:
             raise LakeError(f"the pipeline left no manifest at {staging.uri}: it did not end; run again")
         found: dict[str, Any] = json.loads(content)
         files = {table: [DataFile(**file) for file in made] for table, made in found["files"].items()}
-        return cls(files, Counter(found["tallies"]))
+        return cls(files, Counter(found["tallies"]), found["newest"])

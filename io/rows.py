@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from fibflow.io.aws import AwsConfig
-from fibflow.io.datafiles import DataFile
+from fibflow.io.datafiles import DataFile, TableSpec
 from fibflow.io.files import RawFile, filesystem_for, precedence_key
 from fibflow.io.raw import Kind, RawReader
+from fibflow.io.rowfilter import Filter
+from fibflow.io.snapshot import read_files
 from fibflow.io.storage import LakeError, Storage
 from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.partials import encode_symbols
 from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, RAW
 from fibflow.transforms.validation import Validated, validate_daily, validate_minutes
 
@@ -42,7 +45,7 @@ class RawRows:
     """Rows of raw files: read, put into canonical form, validated; with a column ``rank``.
 
     Items are ranks: places in ``files``, which are in order of precedence, weakest first. Workers do not get the files with
-    every element and every function, but read them once from ``staging``.
+    every element and every function, but read them once from ``staging``. ``symbols`` leaves out all others.
     """
 
     uri: str
@@ -50,6 +53,7 @@ class RawRows:
     calendar: TradingCalendar
     staging: Storage
     aws: AwsConfig | None = None
+    symbols: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         self._files: list[RawFile] | None = None
@@ -60,7 +64,8 @@ class RawRows:
 
     def stage(self, files: Iterable[RawFile]) -> None:
         """Put the files in order of precedence and leave them where workers find them."""
-        self._files = sorted(files, key=precedence_key)
+        chosen = (file for file in files if self.symbols is None or file.symbol is None or file.symbol in self.symbols)
+        self._files = sorted(chosen, key=precedence_key)
         self.staging.write(_CATALOG, pickle.dumps([tuple(file) for file in self._files]))
 
     @property
@@ -96,6 +101,9 @@ class RawRows:
         ranks = np.repeat(np.array(items, np.int32), [len(table) for table in tables])
         raw = _without_empty(pa.concat_tables(tables)).append_column("rank", pa.array(ranks))
         del tables
+        if self.symbols is not None:
+            wanted = pa.array(sorted(self.symbols), pa.string())
+            raw = raw.filter(pc.is_in(raw["symbol"].cast(pa.string()), value_set=wanted))
         validate = validate_daily if self.kind == "daily" else validate_minutes
         return validate(raw.combine_chunks(), self.calendar, Lazy(self))
 
@@ -125,10 +133,20 @@ def _without_empty(table: pa.Table) -> pa.Table:
 
 @dataclass
 class BronzeRows:
-    """Rows of a bronze table's files: valid already, each key once."""
+    """Rows of a bronze table's files: valid already, each key once.
+
+    Attributes:
+        storage, spec: the table.
+        kind: daily or minutes.
+        condition: which rows; all by default.
+        starts: first day (since 1970) whose rows of a symbol are wanted, where not all are.
+    """
 
     storage: Storage
+    spec: TableSpec
     kind: Kind
+    condition: Filter | None = None
+    starts: dict[str, int] = field(default_factory=dict)
 
     @property
     def origins(self) -> Sequence[str]:
@@ -136,12 +154,12 @@ class BronzeRows:
         return (self.storage.uri,)
 
     def read(self, items: Sequence[DataFile]) -> Validated:
-        """Return the rows of data files."""
+        """Return the rows of data files that meet the condition."""
         schema = DAILY_ROWS if self.kind == "daily" else MINUTE_ROWS
-        tables = []
-        for item in items:
-            with self.storage.filesystem.open_input_file(self.storage.path(item.path)) as source:
-                file = pq.ParquetFile(source, read_dictionary=["symbol"])
-                tables.append(file.read(schema.names, use_threads=False).cast(schema))
-        table = _without_empty(pa.concat_tables(tables))
-        return Validated(table.combine_chunks(), DEAD_LETTERS.empty_table())
+        rows, _ = read_files(self.storage, self.spec, items, schema.names, self.condition, ["symbol"])
+        if self.starts:
+            symbols, codes = encode_symbols(rows["symbol"])
+            first = np.array([self.starts.get(name, 0) for name in symbols.to_pylist()], np.int32)
+            days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
+            rows = rows.filter(pa.array(days >= first[codes]))
+        return Validated(_without_empty(rows).combine_chunks(), DEAD_LETTERS.empty_table())

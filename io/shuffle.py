@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from fibflow.io.storage import Storage
 from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.schemas import SYMBOL
 
 
 class Slice(NamedTuple):
@@ -70,18 +72,49 @@ def scatter(rows: pa.Table, bounds: Sequence[str], staging: Storage, path: str) 
     symbols, codes = encode_symbols(rows["symbol"])
     names = symbols.to_pylist()
     ranges = np.array([range_of(name, bounds) for name in names], np.uint16)
-    of_row = ranges[codes]
+    return _spill(rows, symbols, codes, ranges[codes], staging, path)
+
+
+def scatter_groups(
+    rows: pa.Table, groups: npt.NDArray[np.integer[Any]], staging: Storage, path: str
+) -> list[tuple[int, Slice]]:
+    """Write rows to the spill file ``path`` by group; return (group, slice) of each that has rows.
+
+    The order of rows within a group is kept.
+
+    Args:
+        rows: has a column ``symbol``.
+        groups: the number of each row's group, 0 or more, shape (n,). Small integers sort faster.
+        staging: the place of the spill file.
+        path: unique to this call.
+    """
+    if not len(rows):
+        return []
+    rows = rows.combine_chunks()
+    symbols, codes = encode_symbols(rows["symbol"])
+    return _spill(rows, symbols, codes, groups, staging, path)
+
+
+def _spill(
+    rows: pa.Table,
+    symbols: pa.StringArray,
+    codes: npt.NDArray[np.int32],
+    of_row: npt.NDArray[np.integer[Any]],
+    staging: Storage,
+    path: str,
+) -> list[tuple[int, Slice]]:
+    """Write one IPC stream a group, with the part of the dictionary ``symbols`` that its rows use."""
     if (of_row[1:] < of_row[:-1]).any():
         order = np.argsort(of_row, kind="stable")
         of_row, codes = of_row[order], codes[order]
         rows = rows.take(pa.array(order))
-    starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+    starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(of_row[1:] != of_row[:-1]) + 1))
     bounds_of_rows = np.append(starts, len(of_row)).tolist()
-    firsts = np.searchsorted(ranges, of_row[starts]).tolist()
-    lasts = np.searchsorted(ranges, of_row[starts], side="right").tolist()
+    firsts = np.minimum.reduceat(codes, starts).tolist()
+    lasts = (np.maximum.reduceat(codes, starts) + 1).tolist()
     slices: list[tuple[int, Slice]] = []
     at = rows.schema.get_field_index("symbol")
-    field = rows.schema.field("symbol")
+    field = rows.schema.field("symbol").with_type(SYMBOL)
     with _sink(staging, path) as sink:
         for number, start, stop, first, last in zip(
             of_row[starts].tolist(), bounds_of_rows[:-1], bounds_of_rows[1:], firsts, lasts, strict=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,12 @@ from fibflow.io.datafiles import DataFile, DataFileWriter
 from fibflow.io.manifest import PROGRESS, Manifest, Tally, Wrote
 from fibflow.io.storage import Storage
 from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.schemas import SYMBOL
 from fibflow.transforms.timeframe import Timeframe
+
+#: What the manifest calls the staged files of bars whose windows may not have ended.
+OPEN_BARS = "open"
 
 _MOST_BUFFERED = 200_000
 
@@ -52,15 +58,15 @@ def write_bars(
 class WriteBars(beam.DoFn):
     """Write bars to data files and emit ``Wrote``.
 
-    Bars of windows that have not ended go to files of their own, a few a bundle: the next run replaces them, and need not touch
-    the others.
+    Bars of windows that have ended go to ``ended``, under the table's name; the others, a few a bundle, to ``still_open``, under
+    ``OPEN_BARS``: only the process that commits knows the newest session of all rows, and so which of them have ended.
     """
 
-    def __init__(self, storage: Storage, calendar: TradingCalendar, run: str, staging: Storage) -> None:
-        self._writer = DataFileWriter(storage, tables.BARS)
+    def __init__(self, ended: Storage, still_open: Storage, calendar: TradingCalendar, run: str) -> None:
+        self._ended = DataFileWriter(ended, tables.BARS)
+        self._still_open = DataFileWriter(still_open, tables.BARS)
         self._calendar = calendar
         self._run = run
-        self._staging = staging
         self._open: dict[str, list[pa.Table]] = {}
 
     def start_bundle(self) -> None:
@@ -75,39 +81,39 @@ class WriteBars(beam.DoFn):
             still_open = element.take(pa.array(np.arange(ended, len(element))))
             self._open.setdefault(element["timeframe"][0].as_py(), []).append(still_open)
         if ended:
-            for file in write_bars(self._writer, element.slice(0, ended), self._calendar, self._run):
+            for file in write_bars(self._ended, element.slice(0, ended), self._calendar, self._run):
                 yield Wrote(tables.BARS.name, file)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Write the bars that are still open."""
         for parts in self._open.values():
-            bars = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
-            order = np.lexsort((_ints(bars["ts"]), _text_rank(bars["symbol"])))
-            bars = bars.take(pa.array(order))
-            for file in write_bars(self._writer, bars, self._calendar, self._run, "open-"):
-                yield _in_global_window(Wrote(tables.BARS.name, file))
+            bars = sort_bars(pa.concat_tables(parts))
+            for file in write_bars(self._still_open, bars, self._calendar, self._run, "open-"):
+                yield _in_global_window(Wrote(OPEN_BARS, file))
         self._open = {}
+
+
+def sort_bars(bars: pa.Table) -> pa.Table:
+    """Return bars of one timeframe sorted by symbol and ts, with one sorted dictionary of symbols."""
+    symbols, codes = encode_symbols(bars["symbol"])
+    order = np.lexsort((_ints(bars["ts"]), codes))
+    at = bars.schema.get_field_index("symbol")
+    field = bars.schema.field(at).with_type(SYMBOL)
+    bars = bars.set_column(at, field, pa.DictionaryArray.from_arrays(pa.array(codes), symbols))
+    return bars.unify_dictionaries().combine_chunks().take(pa.array(order))
 
 
 def _ints(column: pa.ChunkedArray) -> Any:
     return column.combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
-def _text_rank(column: pa.ChunkedArray) -> Any:
-    from fibflow.transforms.partials import encode_symbols
-
-    return encode_symbols(column)[1]
-
-
 @beam.typehints.with_input_types(pa.Table)
 class WriteDeadLetters(beam.DoFn):
-    """Write refused rows to data files; emit ``Wrote``, and a ``Tally`` a reason."""
+    """Write refused rows to staged data files; emit ``Wrote``, and a ``Tally`` a reason."""
 
-    def __init__(self, storage: Storage, run: str) -> None:
-        self._writer = DataFileWriter(storage, tables.DEAD_LETTERS)
-        self._run = run
+    def __init__(self, staging: Storage) -> None:
+        self._writer = DataFileWriter(staging.child(tables.DEAD_LETTERS.name), tables.DEAD_LETTERS)
         self._rows: list[pa.Table] = []
-        self._files = 0
 
     def start_bundle(self) -> None:
         """Begin with nothing buffered."""
@@ -129,22 +135,16 @@ class WriteDeadLetters(beam.DoFn):
     def _flush(self) -> Wrote:
         rows = pa.concat_tables(self._rows)
         self._rows = []
-        at = rows.schema.get_field_index("run")
-        rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(self._run), len(rows)))
-        rows = rows.sort_by([("symbol", "ascending"), ("ts", "ascending"), ("reason", "ascending")])
-        digest = _digest(rows)
-        return Wrote(tables.DEAD_LETTERS.name, self._writer.write(rows, {}, f"{self._run}-{digest}"))
+        return Wrote(tables.DEAD_LETTERS.name, self._writer.write(rows, {}, content_name(rows)))
 
 
-def _digest(rows: pa.Table) -> str:
-    """Return a name for the rows: a retried bundle writes the same ones under the same name."""
-    import hashlib
-
-    sample = rows.select(["reason", "origin", "symbol", "ts"]).combine_chunks()
+def content_name(rows: pa.Table) -> str:
+    """Return a name made from the content of refused rows: the same rows get the same name again."""
+    rows = rows.drop_columns(["run"]).combine_chunks()
     digest = hashlib.sha256(str(len(rows)).encode())
-    for batch in sample.to_batches():
+    for batch in rows.to_batches():
         digest.update(batch.serialize())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:24]
 
 
 @beam.typehints.with_input_types(tuple[None, Iterable[Any]])

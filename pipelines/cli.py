@@ -74,6 +74,9 @@ def new_run_id() -> str:
 def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and leave with its exit code; a known error is one line on standard error."""
     logging.basicConfig(level=os.environ.get("FIBFLOW_LOG", "ERROR").upper(), format="%(levelname)s %(name)s: %(message)s")
+    if "FIBFLOW_LOG" not in os.environ:
+        # Beam logs what a worker raised, several times, before the one line that says it.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     program = os.path.basename(sys.argv[0]).removesuffix(".py")
     try:
         code = run(argv)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from fibflow.io import grouping, sinks, tables
+from fibflow.io import grouping, sinks
 from fibflow.io.manifest import Manifest
 from fibflow.io.rows import Lazy
 from fibflow.io.storage import Storage
@@ -18,9 +18,15 @@ from fibflow.transforms.bars import BarSpec
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a run's files go: ``lake`` holds the tables' folders; ``staging`` spill files and the manifest."""
+    """Where a run's files go.
 
-    lake: Storage
+    Attributes:
+        bars: the folder of the bars whose windows have ended: the table's, or a staged one where they are merged.
+        staging: spill files, open bars, refused rows, and the manifest.
+        run: the run's id.
+    """
+
+    bars: Storage
     staging: Storage
     run: str
 
@@ -29,19 +35,18 @@ def run_bars(plan: Plan, spec: BarSpec, to: Destination, options: PipelineOption
     """Run history to bars, and return what was written. Nothing is committed."""
     with beam.Pipeline(options=options) as pipeline:
         read = pipeline | "ReadWholeSymbols" >> grouping.ReadWholeSymbols(
-            plan.source, plan.direct, plan.scattered, plan.bounds, to.staging
+            plan.source, spec.calendar, plan.direct, plan.scattered, plan.bounds, to.staging
         )
         made = read[grouping.ROWS] | aggregate.AggregateBars(
             spec, whole_symbols=True, origins=Lazy(plan.source)
         )
         bars = made[aggregate.BARS] | "WriteBars" >> beam.ParDo(
-            sinks.WriteBars(to.lake.child(tables.BARS.name), spec.calendar, to.run, to.staging)
+            sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run)
         )
         refused = (
             (read[grouping.DEAD_LETTERS], made[aggregate.DEAD_LETTERS])
             | "AllDeadLetters" >> beam.Flatten()
-            | "WriteDeadLetters"
-            >> beam.ParDo(sinks.WriteDeadLetters(to.lake.child(tables.DEAD_LETTERS.name), to.run))
+            | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(to.staging))
         )
         (
             (bars, refused, read[grouping.TALLIES])

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.compute as pc
 
+from fibflow.io.datafiles import DataFile
 from fibflow.io.rows import BronzeRows, RawRows, RowSource
 from fibflow.io.shuffle import range_of, split_symbols
 from fibflow.io.snapshot import Snapshot, read_files
@@ -79,16 +81,17 @@ def plan_raw(source: RawRows, unit_rows: int = UNIT_ROWS) -> Plan:
     return _plan(source, items, sample, unit_rows)
 
 
-def plan_bronze(source: BronzeRows, snapshot: Snapshot, unit_rows: int = UNIT_ROWS) -> Plan:
-    """Plan a run over all files of a bronze table."""
+def plan_bronze(
+    source: BronzeRows, snapshot: Snapshot, files: Sequence[DataFile], unit_rows: int = UNIT_ROWS
+) -> Plan:
+    """Plan a run over files of a bronze table; a few rows are one unit."""
+    rows = sum(file.rows for file in files)
+    if rows <= 2 * unit_rows and source.kind == "daily":
+        return Plan(source, direct=[(0, list(files))] if files else [], rows=rows)
     table = snapshot.files
-    bounds = {
-        path: (low, high)
-        for path, low, high in zip(
-            *(table.column(name).to_pylist() for name in ("path", "min.symbol", "max.symbol")), strict=True
-        )
-    }
-    items = [_Item(file, file.rows, *bounds.get(file.path, (None, None))) for file in snapshot.select()]
+    columns = (table.column(name).to_pylist() for name in ("path", "min.symbol", "max.symbol"))
+    bounds = {unquote(path): (low, high) for path, low, high in zip(*columns, strict=True)}
+    items = [_Item(file, file.rows, *bounds.get(file.path, (None, None))) for file in files]
 
     def sample(item: _Item) -> Counter[str]:
         rows, _ = read_files(snapshot.storage, snapshot.spec, [item.payload], ["symbol"], dictionary=["symbol"])

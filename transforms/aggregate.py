@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -14,7 +15,7 @@ from apache_beam import pvalue
 from fibflow.transforms import coders
 from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
 from fibflow.transforms.duplicates import resolve
-from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.validation import dead_letters
 
 coders.register()
@@ -35,13 +36,14 @@ def split_by_bucket(rows: pa.Table, buckets: int = BUCKETS) -> Iterator[tuple[in
     if not len(rows):
         return
     symbols, codes = encode_symbols(rows["symbol"])
-    of_symbol = np.array([bucket_of(name, buckets) for name in symbols.to_pylist()], np.int64)
+    names: list[Any] = symbols.to_pylist()
+    of_symbol = np.array([bucket_of(name, buckets) for name in names], np.int64)
     of_row = of_symbol[codes]
     order = np.argsort(of_row, kind="stable")
     starts = np.flatnonzero(np.diff(of_row[order], prepend=-1))
     stops = np.append(starts[1:], len(order))
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        yield int(of_row[order[start]]), rows.take(pa.array(order[start:stop]))
+        yield int(of_row[order[start]]), rows.take(as_arrow(order[start:stop]))
 
 
 def aggregate(
@@ -80,14 +82,16 @@ class _Aggregate(beam.DoFn):
 class AggregateBars(beam.PTransform):
     """Make the bars of every timeframe.
 
-    Bounded input: a PCollection of tables of DAILY_ROWS or MINUTE_ROWS in any order and cut. A key (symbol, time) that occurs
-    again is resolved by ``version`` and ``rank``. Output: ``bars``, tables of ``partials.BAR_BATCH``, one timeframe and whole
-    symbols each; and ``dead_letters``, tables of DEAD_LETTERS with the duplicates that lost.
+    Bounded input: a PCollection of tables of DAILY_ROWS or MINUTE_ROWS in any order and cut. A key (symbol,
+    time) that occurs again is resolved by ``version`` and ``rank``; a file that holds one key twice comes in
+    one table.
+    Output: ``bars``, tables of ``partials.BAR_BATCH``, one timeframe and whole symbols each; and
+    ``dead_letters``, tables of DEAD_LETTERS with the duplicates that lost.
 
     Attributes:
         spec: what to make; ``docs/data-model.md`` says what the fields mean.
-        whole_symbols: each element holds all rows of its symbols (for minutes: of its symbols' sessions), so that nothing has
-            to be shuffled. The caller proves it, by the files' statistics.
+        whole_symbols: each element holds all rows of its symbols (for minutes: of its symbols' sessions), so
+            that nothing has to be shuffled. The caller proves it, by the files' statistics.
         origins: names of the files by rank, for dead letters.
         buckets: into how many keys symbols are hashed where they are shuffled.
     """
@@ -96,10 +100,9 @@ class AggregateBars(beam.PTransform):
     whole_symbols: bool = False
     origins: Sequence[str] = ("",)
     buckets: int = BUCKETS
-    label: str = field(default="AggregateBars")
 
     def __post_init__(self) -> None:
-        super().__init__(self.label)
+        super().__init__()
 
     def expand(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
         """Group by symbol bucket where needed, then run the kernel."""
@@ -108,12 +111,14 @@ class AggregateBars(beam.PTransform):
         if not self.whole_symbols:
             rows = (
                 rows
-                | "ByBucket" >> beam.FlatMap(split_by_bucket, self.buckets).with_output_types(tuple[int, pa.Table])
+                | "ByBucket"
+                >> beam.FlatMap(split_by_bucket, self.buckets).with_output_types(tuple[int, pa.Table])
                 | beam.GroupByKey()
                 | "Concat" >> beam.MapTuple(_concat).with_output_types(pa.Table)
             )
-        return rows | "Fold" >> beam.ParDo(_Aggregate(self.spec, self.origins)).with_outputs(DEAD_LETTERS, main=BARS)
+        fold = beam.ParDo(_Aggregate(self.spec, self.origins))
+        return rows | "Fold" >> fold.with_outputs(DEAD_LETTERS, main=BARS)
 
 
 def _concat(_: int, tables: Iterable[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables, promote_options="default")
+    return pa.concat_tables(list(tables), promote_options="default")

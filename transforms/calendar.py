@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ import numpy.typing as npt
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-DAY_US = 86_400_000_000
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
 #: The session that has number 0, in every calendar: the first one on or after this date.
 EPOCH = np.datetime64("2000-01-03", "D")
 #: Calendars begin here, or where the library's own begin.
@@ -39,7 +41,9 @@ class TradingCalendar:
         days: the session's date, in days since 1970.
         opens, closes: the regular session, UTC microseconds; ``[open, close)``.
         day_starts, day_ends: the session's day with its extended hours, UTC microseconds; ``[start, end)``.
-        transitions, offsets: the zone's offset from UTC (microseconds) from each transition (UTC microseconds) on.
+        transitions, offsets: the zone's offset from UTC (microseconds) from each transition (UTC
+            microseconds) on.
+        through_year: as given to ``load_calendar``; None for a calendar that cannot be loaded again.
     """
 
     name: str
@@ -54,7 +58,7 @@ class TradingCalendar:
     through_year: int | None = None
 
     def __reduce__(self) -> Any:
-        """Pickle by name where it can be loaded again: the arrays are some megabytes, and go to every worker."""
+        """Pickle by name where that loads it again: the arrays are some megabytes, and go to every worker."""
         if self.through_year is not None:
             return _reload, (self.name, self.through_year, self.digest)
         return TradingCalendar, tuple(getattr(self, item.name) for item in fields(self))
@@ -80,7 +84,7 @@ class TradingCalendar:
         return first - 1, table
 
     def positions(self, days: npt.NDArray[Any]) -> Int32:
-        """Return the position of each date (days since 1970, shape (n,)); ``NO_SESSION`` where there is none."""
+        """Return the position of each date (days since 1970, shape (n,)), or ``NO_SESSION``."""
         base, table = self._position_of_day
         return table.take(days - base, mode="clip")
 
@@ -122,8 +126,16 @@ class TradingCalendar:
         }
 
     def position_on_or_before(self, day: int) -> int:
-        """Return the position of the last session on or before a date (days since 1970); -1 before the first."""
+        """Return the position of the last session up to a date (days since 1970), or ``NO_SESSION``."""
         return int(np.searchsorted(self.days, day, side="right")) - 1
+
+    def midnight(self, day: int) -> int:
+        """Return when a date (days since 1970) begins on the exchange's clock, UTC microseconds."""
+        utc = np.array([day * DAY_US], np.int64)
+        for _ in range(2):
+            offset, _, _ = self.clock(utc)
+            utc = day * DAY_US - offset
+        return int(utc[0])
 
     def without(self, *dates: str) -> TradingCalendar:
         """Return the calendar with sessions closed that were planned: an unscheduled closure."""
@@ -143,7 +155,8 @@ class TradingCalendar:
 
 
 def _digest(calendar: TradingCalendar, part: slice) -> str:
-    columns = (calendar.days.astype(np.int64), calendar.opens, calendar.closes, calendar.day_starts, calendar.day_ends)
+    days = calendar.days.astype(np.int64)
+    columns = (days, calendar.opens, calendar.closes, calendar.day_starts, calendar.day_ends)
     return hashlib.sha256(b"".join(column[part].tobytes() for column in columns)).hexdigest()[:12]
 
 
@@ -151,8 +164,8 @@ def _reload(name: str, through_year: int, digest: str) -> TradingCalendar:
     calendar = load_calendar(name, through_year)
     if calendar.digest != digest:
         raise CalendarError(
-            f"this worker has another calendar {name} than the process that sent the work: install the same release of "
-            "exchange_calendars on both"
+            f"this worker has another calendar {name} than the process that sent the work: install the same "
+            "release of exchange_calendars on both"
         )
     return calendar
 
@@ -163,20 +176,21 @@ _ARRAYS = ("days", "opens", "closes", "day_starts", "day_ends", "transitions", "
 def load_calendar(name: str = "XNYS", through_year: int = 2030, cache: Path | None = None) -> TradingCalendar:
     """Return the calendar ``name`` with all sessions through the end of ``through_year``.
 
-    ``exchange_calendars`` makes it; its arrays are kept in ``cache`` (default: the user's cache directory) under the
-    library's version, because importing the library takes longer than a day's run.
+    It ends earlier where the library does not know holidays that far ahead. ``exchange_calendars`` makes it;
+    its arrays are kept in ``cache`` (default: the user's cache directory) under the library's version,
+    because importing the library takes longer than a day's run.
 
     Raises:
-        CalendarError: for an unknown name or a year that the library does not reach.
+        CalendarError: for an unknown name, or a calendar that the library cannot make.
     """
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fibflow"
     versions = "-".join(metadata.version(package) for package in ("exchange_calendars", "tzdata"))
     path = folder / f"calendar-{name.replace('/', '_')}-{through_year}-{versions}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = (stored[array] for array in _ARRAYS)
-            return TradingCalendar(name, str(stored["zone"]), *arrays, through_year=through_year)
-    except (OSError, ValueError, KeyError):
+            arrays = {array: stored[array] for array in _ARRAYS}
+            return TradingCalendar(name, str(stored["zone"]), **arrays, through_year=through_year)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass
     calendar = _from_library(name, through_year)
     _store(calendar, path)
@@ -195,7 +209,7 @@ def _store(calendar: TradingCalendar, path: Path) -> None:
                 zone=np.array(calendar.zone),
                 **{array: getattr(calendar, array) for array in _ARRAYS},
             )
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError:
         return
 
@@ -204,27 +218,26 @@ def _from_library(name: str, through_year: int) -> TradingCalendar:
     import exchange_calendars
     from exchange_calendars.errors import InvalidCalendarName
 
-    end = f"{through_year}-12-31"
     try:
-        bound = exchange_calendars.calendar_utils.global_calendar_dispatcher
-        factory = bound._calendar_factories.get(bound.resolve_alias(name))
-        earliest = factory.bound_min() if factory else None
+        dispatcher = exchange_calendars.calendar_utils.global_calendar_dispatcher
+        factory = dispatcher._calendar_factories.get(dispatcher.resolve_alias(name))
+        earliest, latest = (factory.bound_min(), factory.bound_max()) if factory else (None, None)
         start = max(FIRST_DATE, f"{earliest:%Y-%m-%d}") if earliest is not None else FIRST_DATE
+        end = f"{through_year}-12-31"
+        end = min(end, f"{latest:%Y-%m-%d}") if latest is not None else end
         found = exchange_calendars.get_calendar(name, start=start, end=end)
     except InvalidCalendarName:
         raise CalendarError(
             f"unknown calendar {name!r}: name one that exchange_calendars has, such as XNYS, XLON or 24/7"
         ) from None
-    except ValueError as error:
-        raise CalendarError(f"calendar {name} does not reach {end}: {error}") from None
+    except (ValueError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0][:200]
+        raise CalendarError(f"exchange_calendars cannot make {name} through {through_year}: {why}") from None
     zone = str(found.tz)
     sessions = found.sessions
-    midnight = sessions.tz_localize(zone)
-    following = (sessions + _one_day()).tz_localize(zone)
-
     opens, closes = _micros(found.opens), _micros(found.closes)
-    day_starts = np.minimum(_micros(midnight), opens)
-    day_ends = np.maximum(_micros(following), closes)
+    day_starts = np.minimum(_midnights(sessions, zone), opens)
+    day_ends = np.maximum(_midnights(sessions + _one_day(), zone), closes)
     day_ends[:-1] = np.minimum(day_ends[:-1], day_starts[1:])
     transitions, offsets = _zone_offsets(zone, int(day_starts[0]) - DAY_US, int(day_ends[-1]) + DAY_US)
     days = sessions.to_numpy().astype("datetime64[D]").astype(np.int32)
@@ -239,6 +252,12 @@ def _one_day() -> Any:
     return pd.Timedelta(days=1)
 
 
+def _midnights(dates: Any, zone: str) -> Int64:
+    """Return when dates begin: the first of two midnights, or the end of an hour that the zone left out."""
+    first = np.ones(len(dates), np.bool_)
+    return _micros(dates.tz_localize(zone, nonexistent="shift_forward", ambiguous=first))
+
+
 def _micros(instants: Any) -> Int64:
     """Return UTC microseconds of a pandas index or series of zoned instants."""
     import pandas as pd
@@ -248,17 +267,21 @@ def _micros(instants: Any) -> Int64:
 
 
 def _zone_offsets(zone: str, start: int, end: int) -> tuple[Int64, Int64]:
-    """Return the instants at which the zone's offset changes within ``[start, end)``, and the offsets (microseconds)."""
+    """Return when the zone's offset changes within ``[start, end)``, and the offsets, all microseconds."""
+    days = np.arange(start, end, DAY_US)
+    offset = _offsets_at(days, zone)
+    change = np.flatnonzero(np.diff(offset))
+    before, after = days[change], days[change + 1]
+    # Each change is halved down to its second: old ones are on no quarter of an hour.
+    while (after - before > SECOND_US).any():
+        middle = (before + after) // (2 * SECOND_US) * SECOND_US
+        old = _offsets_at(middle, zone) == offset[change]
+        before, after = np.where(old, middle, before), np.where(old, after, middle)
+    return np.concatenate(([np.iinfo(np.int64).min // 2], after)), offset[np.concatenate(([0], change + 1))]
+
+
+def _offsets_at(ts: Int64, zone: str) -> Int64:
     import pandas as pd
 
-    hours = pd.date_range(
-        pd.Timestamp(start, unit="us"), pd.Timestamp(end, unit="us"), freq="15min", tz="UTC", unit="us"
-    )
-    utc = _micros(hours)
-    local = hours.tz_convert(zone).tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-    offset = local - utc
-    change = np.flatnonzero(np.diff(offset)) + 1
-    first = np.concatenate(([0], change))
-    transitions = utc[first]
-    transitions[0] = np.iinfo(np.int64).min // 2
-    return transitions, offset[first]
+    zoned = pd.DatetimeIndex(ts.astype("datetime64[us]"), tz="UTC").tz_convert(zone)
+    return zoned.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64) - ts

@@ -1,7 +1,7 @@
 """Order rows by symbol and time, and let one row of each key win.
 
-Rows of one key differ in ``version`` (minutes: the producer's stamp, greater wins) and in ``rank``: the place of their file
-in the order of precedence, greater wins; within one file the later row wins.
+Rows of one key differ in ``version`` (minutes: the producer's stamp, greater wins) and in ``rank``: the place
+of their file in the order of precedence, greater wins; within one file the later row wins.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols
 
 Int64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
 
 #: Times are counted in days or minutes since 1970 and stay within this many on either side.
 _SPAN = 1 << 33
+#: A row without version or rank loses to one with it.
+_NONE: Any = -1
 
 
 def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
     """Return ``(winners, losers)``: winners sorted by symbol and ``time``, each key once.
 
     Args:
-        rows: has ``symbol`` (its dictionary is put in order), ``time`` and, where files overlap, ``rank`` (int32).
+        rows: has ``symbol`` (its dictionary is put in order), ``time`` and, where files overlap, ``rank``
+            (int32).
         time: ``session`` (a date) or ``ts`` (an instant on a whole minute).
     """
     rows = rows.combine_chunks()
@@ -33,7 +36,7 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
     rows = rows.set_column(
         rows.schema.get_field_index("symbol"),
         rows.schema.field("symbol"),
-        pa.DictionaryArray.from_arrays(pa.array(codes), symbols),
+        pa.DictionaryArray.from_arrays(as_arrow(codes), symbols),
     )
     key = (codes.astype(np.int64) << 34) + (_units(rows[time]) + _SPAN)
     if (key[1:] > key[:-1]).all():
@@ -41,13 +44,12 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
     order = _sort(key, codes, len(symbols))
     lost = _losers(rows, key, order)
     if lost is None:
-        return rows.take(pa.array(order)), rows.slice(0, 0)
-    return rows.take(pa.array(order[~lost])), rows.take(pa.array(order[lost]))
+        return rows.take(as_arrow(order)), rows.slice(0, 0)
+    return rows.take(as_arrow(order[~lost])), rows.take(as_arrow(order[lost]))
 
 
 def _units(column: pa.ChunkedArray) -> Int64:
     array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) and array.num_chunks else array
     if pa.types.is_date32(column.type):
         return array.view(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.floor_divide(array.view(pa.int64()).to_numpy(zero_copy_only=False), 60_000_000)
@@ -56,8 +58,8 @@ def _units(column: pa.ChunkedArray) -> Int64:
 def _sort(key: Int64, codes: npt.NDArray[np.int32], symbols: int) -> Index:
     """Return a stable order by key.
 
-    Files are runs sorted by symbol or by time. A radix sort brings symbols together; what is left are a few rising runs a
-    symbol, which the stable sort merges in linear time.
+    Files are runs sorted by symbol or by time. A radix sort brings symbols together; what is left are a few
+    rising runs a symbol, which the stable sort merges in linear time.
     """
     if symbols <= np.iinfo(np.uint16).max:
         by_symbol = np.argsort(codes.astype(np.uint16), kind="stable")
@@ -86,6 +88,6 @@ def _losers(rows: pa.Table, key: Int64, order: Index) -> npt.NDArray[np.bool_] |
     weights: list[npt.NDArray[Any]] = [chosen]
     for name in ("rank", "version"):
         if name in rows.column_names:
-            weights.append(rows[name].fill_null(-1).take(pa.array(chosen)).to_numpy())
+            weights.append(rows[name].take(as_arrow(chosen)).fill_null(_NONE).to_numpy())
     order[places] = chosen[np.lexsort((*weights, key[chosen]))]
     return np.append(same, False)

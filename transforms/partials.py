@@ -1,7 +1,7 @@
-"""The bar kernel: rows to partial bars (``fold``), partial bars together (``merge``), partial bars to bars (``finish``).
+"""The bar kernel: rows to partials (``fold``), partials together (``merge``), partials to bars (``finish``).
 
-All three work on whole columns: sorted runs, and one ``reduceat`` a column. ``merge`` is associative and commutative to the
-bit, because sums are integers and ties in time break on the sequence number.
+All three work on whole columns: sorted runs, and one ``reduceat`` a column. ``merge`` is associative and
+commutative to the bit, because sums are integers and ties in time break on the sequence number.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Rows:
 class Partials:
     """Partial bars; the columns of ``schemas.PARTIALS`` as arrays of shape (n,).
 
-    ``notional_hi`` and ``notional_lo`` are None where no input had a vwap; ``trade_count`` where none had a count.
+    The notional's three are None where no input had a vwap; the trade count's two where none had a count.
     """
 
     symbols: pa.StringArray
@@ -92,20 +92,20 @@ class Partials:
         """Return the partials as a table of ``schemas.PARTIALS``."""
         n = len(self)
         zeros, no = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-        columns: dict[str, Any] = {name: getattr(self, name) for name in PARTIALS.names if name != "symbol"}
+        columns: dict[str, Any] = {name: getattr(self, name) for name in PARTIALS.names[1:]}
         columns["notional_hi"] = zeros if self.notional_hi is None else self.notional_hi
         columns["notional_lo"] = zeros.astype(np.uint64) if self.notional_lo is None else self.notional_lo
         columns["has_notional"] = no if self.has_notional is None else self.has_notional
         columns["trade_count"] = zeros if self.trade_count is None else self.trade_count
         columns["has_trade_count"] = no if self.has_trade_count is None else self.has_trade_count
-        symbol = pa.DictionaryArray.from_arrays(pa.array(self.symbol), self.symbols)
-        return pa.table([symbol, *(pa.array(columns[name]) for name in PARTIALS.names[1:])], schema=PARTIALS)
+        symbol = pa.DictionaryArray.from_arrays(as_arrow(self.symbol), self.symbols)
+        return pa.table([symbol, *(as_arrow(columns[name]) for name in PARTIALS.names[1:])], schema=PARTIALS)
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> Partials:
         """Read a table of ``schemas.PARTIALS``; its symbols need not be in order."""
         symbols, codes = encode_symbols(table["symbol"])
-        columns: dict[str, Any] = {name: table[name].to_numpy() for name in PARTIALS.names if name != "symbol"}
+        columns: dict[str, Any] = {name: table[name].to_numpy() for name in PARTIALS.names[1:]}
         if not columns["has_notional"].any():
             columns["notional_hi"] = columns["notional_lo"] = columns["has_notional"] = None
         if not columns["has_trade_count"].any():
@@ -113,12 +113,16 @@ class Partials:
         return cls(symbols=symbols, symbol=codes, **columns)
 
 
+def as_arrow(values: npt.NDArray[Any], mask: Bool | None = None) -> Any:
+    """Return an array as Arrow's, null where ``mask`` is true; ``pa.array``'s stubs take no NumPy types."""
+    return pa.array(values, mask=mask)
+
+
 def encode_symbols(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int32]:
     """Return the sorted distinct symbols of a column and each row's index into them, shape (n,)."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    unified = column.cast(SYMBOL).unify_dictionaries().combine_chunks()
-    array = unified.chunk(0) if isinstance(unified, pa.ChunkedArray) else unified
+    array: Any = column.cast(SYMBOL).unify_dictionaries().combine_chunks()
     codes = array.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     words = array.dictionary
     names = words.to_pylist()
@@ -127,7 +131,7 @@ def encode_symbols(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int32]:
         return words, codes
     rank = np.empty(len(names), np.int32)
     rank[order] = np.arange(len(names), dtype=np.int32)
-    return words.take(pa.array(order, pa.int64())), rank[codes]
+    return words.take(as_arrow(np.array(order, np.int64))), rank[codes]
 
 
 def run_starts(symbol: Int32, window: npt.NDArray[Any]) -> Index:
@@ -216,7 +220,8 @@ def concat(parts: Sequence[Partials]) -> Partials:
 def merge(partials: Partials, add_sessions: bool = False) -> Partials:
     """Merge all partials of one (symbol, ts) into one; sorted by symbol and ts.
 
-    Associative and commutative. Two partials are of the same session unless ``add_sessions``: then each has its own.
+    Associative and commutative. Two partials are of the same session unless ``add_sessions``: then each has
+    its own.
     """
     if not len(partials):
         return partials
@@ -259,7 +264,7 @@ def merge(partials: Partials, add_sessions: bool = False) -> Partials:
 
 
 def _order(*keys: npt.NDArray[Any]) -> Index | None:
-    """Return the order by ``keys``, the last one first as in ``numpy.lexsort``; None where they are in order already."""
+    """Return the order by ``keys``, as ``numpy.lexsort``; None where they are in order already."""
     above = np.zeros(len(keys[0]) - 1, np.bool_)
     level = ~above
     for key in reversed(keys):
@@ -269,32 +274,31 @@ def _order(*keys: npt.NDArray[Any]) -> Index | None:
 
 
 def finish(partials: Partials, timeframe: str, complete: Bool) -> pa.Table:
-    """Return the bars of partials as a table of ``schemas.BARS``, ``revision`` 0 and ``final`` as ``complete``."""
-    n = len(partials)
-    vwap: pa.Array = pa.nulls(n, pa.float64())
-    count: pa.Array = pa.nulls(n, pa.int64())
-    if partials.notional_hi is not None and partials.notional_lo is not None and partials.has_notional is not None:
-        value = acc.vwap(partials.notional_hi, partials.notional_lo, partials.volume)
-        vwap = pa.array(value, mask=~partials.has_notional | (partials.volume == 0))
-    if partials.trade_count is not None and partials.has_trade_count is not None:
-        count = pa.array(partials.trade_count, mask=~partials.has_trade_count)
-    flags = pa.array(complete)
-    columns = [
-        pa.DictionaryArray.from_arrays(pa.array(partials.symbol), partials.symbols),
-        pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), [timeframe]),
-        pa.array(partials.ts).view(TIMESTAMP),
-        pa.array(partials.end).view(TIMESTAMP),
-        pa.array(partials.open),
-        pa.array(partials.high),
-        pa.array(partials.low),
-        pa.array(partials.close),
-        pa.array(partials.volume / np.float64(acc.MICRO)),
+    """Return the bars of partials (``BAR_BATCH``), ``revision`` 0 and ``final`` as ``complete``."""
+    p = partials
+    n = len(p)
+    vwap: Any = pa.nulls(n, pa.float64())
+    count: Any = pa.nulls(n, pa.int64())
+    if p.notional_hi is not None and p.notional_lo is not None and p.has_notional is not None:
+        value = acc.vwap(p.notional_hi, p.notional_lo, p.volume)
+        vwap = as_arrow(value, mask=~p.has_notional | (p.volume == 0))
+    if p.trade_count is not None and p.has_trade_count is not None:
+        count = as_arrow(p.trade_count, mask=~p.has_trade_count)
+    zeros = as_arrow(np.zeros(n, np.int32))
+    flags = as_arrow(complete)
+    columns: list[Any] = [
+        pa.DictionaryArray.from_arrays(as_arrow(p.symbol), p.symbols),
+        pa.DictionaryArray.from_arrays(zeros, [timeframe]),
+        as_arrow(p.ts).view(TIMESTAMP),
+        as_arrow(p.end).view(TIMESTAMP),
+        *(as_arrow(prices) for prices in (p.open, p.high, p.low, p.close)),
+        as_arrow(p.volume / np.float64(acc.MICRO)),
         vwap,
         count,
-        pa.array(partials.sessions, pa.int32()),
+        as_arrow(p.sessions),
         flags,
         flags,
-        pa.array(np.zeros(n, np.int32)),
+        zeros,
     ]
     return pa.table(columns, schema=BAR_BATCH)
 

@@ -6,12 +6,15 @@ Units: instants are UTC microseconds, sessions are dates, prices are in the inst
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 SYMBOL = pa.dictionary(pa.int32(), pa.string())
 
-_OHLCV = [
+# Lists of fields of several types, whose common type is lost on the type checker.
+_OHLCV: list[Any] = [
     pa.field("open", pa.float64()),
     pa.field("high", pa.float64()),
     pa.field("low", pa.float64()),
@@ -60,19 +63,19 @@ MINUTES = pa.schema(
     ]
 )
 
+_LEDGER: list[Any] = [
+    pa.field("source", pa.int64()),
+    pa.field("table", pa.string()),
+    pa.field("path", pa.string()),
+    pa.field("size", pa.int64()),
+    pa.field("modified", TIMESTAMP),
+    pa.field("is_daily_file", pa.bool_()),
+    pa.field("rows", pa.int64()),
+    pa.field("landed", pa.int32()),
+]
+
 #: The table ``bronze.ledger``: which version of which file was landed, by table.
-LEDGER = pa.schema(
-    [
-        pa.field("source", pa.int64()),
-        pa.field("table", pa.string()),
-        pa.field("path", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("modified", TIMESTAMP),
-        pa.field("is_daily_file", pa.bool_()),
-        pa.field("rows", pa.int64()),
-        pa.field("landed", pa.int32()),
-    ]
-)
+LEDGER = pa.schema(_LEDGER)
 
 #: Bars, as stored in ``silver.bars`` and as served. ``period`` is a partition of the table only.
 BARS = pa.schema(

@@ -1,7 +1,7 @@
 """Timeframes: parsing of names, and vectorised windows.
 
-A ``Timeframe`` names a window length. Which window an input falls in also depends on the calendar and on an anchor
-(``docs/data-model.md``, Windows).
+A ``Timeframe`` names a window length. Which window an input falls in also depends on the calendar and on an
+anchor (``docs/data-model.md``, Windows).
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ INTRADAY = tuple(Timeframe(0, n) for n in (1, 5, 15, 30, 60, 120, 240))
 
 
 def parse_timeframes(names: str | Iterable[str]) -> tuple[Timeframe, ...]:
-    """Read a comma-separated list, or several names; sorted, each once. ``fibonacci`` and ``intraday`` name the sets.
+    """Read a comma-separated list, or several names; sorted, each once.
+
+    ``fibonacci`` and ``intraday`` name the sets.
 
     Raises:
         TimeframeError: where the list is empty or holds a name that cannot be read.
@@ -116,8 +118,9 @@ def parse_timeframes(names: str | Iterable[str]) -> tuple[Timeframe, ...]:
 class SessionWindows:
     """Windows of ``<N>d`` over positions of a calendar.
 
-    ``base`` is the position (``exchange``, ``listing``) or the row number (``rows``) at which a window begins, for all
-    rows or for each: shape () or (n,).
+    ``base`` is the position (``exchange``, ``listing``) or the row number (``rows``) at which a window
+    begins, for
+    all rows or for each: shape () or (n,).
     """
 
     calendar: TradingCalendar
@@ -141,7 +144,9 @@ class SessionWindows:
         first = numbers.astype(np.int64) * self.sessions + base
         last = first + (self.sessions - 1)
         if len(last) and int(last.max()) >= len(self.calendar):
-            raise CalendarError(f"calendar {self.calendar.name} ends before a window of {self.sessions} sessions does")
+            raise CalendarError(
+                f"calendar {self.calendar.name} ends before a window of {self.sessions} sessions does"
+            )
         return self.calendar.day_starts[np.maximum(first, 0)], self.calendar.day_ends[last]
 
 
@@ -150,21 +155,25 @@ def intraday_windows(
 ) -> tuple[Int64, Int64]:
     """Return start and end (UTC microseconds) of the intraday window of each instant, shape (n,) each.
 
-    With the anchor ``open`` every instant must lie in a session's day.
+    No window reaches out of its session's day.
+
+    Raises:
+        ValueError: where an instant lies in no session's day.
     """
     length = timeframe.minutes * MINUTE_US
-    if anchor is IntradayAnchor.MIDNIGHT:
-        offset, since, until = calendar.clock(ts)
-        start = ts - np.mod(ts + offset, length)
-        return np.maximum(start, since), np.minimum(start + length, until)
     position = calendar.positions_at(ts)
     if (position == NO_SESSION).any():
         raise ValueError("an instant lies in no session's day")
-    opens, closes = calendar.opens[position], calendar.closes[position]
-    after = ts >= closes
-    base = np.where(after, closes, opens)
-    start = base + np.floor_divide(ts - base, length) * length
-    end = start + length
-    regular = (ts >= opens) & ~after
-    end = np.where(regular, np.minimum(end, closes), end)
+    if anchor is IntradayAnchor.MIDNIGHT:
+        offset, since, until = calendar.clock(ts)
+        start = ts - np.mod(ts + offset, length)
+        start, end = np.maximum(start, since), np.minimum(start + length, until)
+    else:
+        opens, closes = calendar.opens[position], calendar.closes[position]
+        after = ts >= closes
+        base = np.where(after, closes, opens)
+        start = base + np.floor_divide(ts - base, length) * length
+        end = start + length
+        regular = (ts >= opens) & ~after
+        end = np.where(regular, np.minimum(end, closes), end)
     return np.maximum(start, calendar.day_starts[position]), np.minimum(end, calendar.day_ends[position])

@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
+from fibflow.transforms.partials import as_arrow
 from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, TIMESTAMP
 
 MAX_VOLUME = 1e11
+#: A greater one would not fit in 64 bits of 1e-6 currency.
+MAX_VWAP = 1e12
 PRICES = ("open", "high", "low", "close")
 Bool = npt.NDArray[np.bool_]
 
@@ -67,7 +70,8 @@ def _stamps(raw: pa.Table) -> npt.NDArray[np.int64]:
     """Return the stamps as UTC microseconds; 0 for null, which is refused by its null."""
     column = raw["ts"]
     if column.null_count:
-        column = pc.fill_null(column, pa.scalar(0, column.type))
+        zero: Any = pa.scalar(0, column.type)
+        column = pc.fill_null(column, zero)
     return column.combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
@@ -85,16 +89,19 @@ def _split(raw: pa.Table, in_session: Bool, origins: Sequence[str]) -> tuple[Boo
     good &= (highs < np.inf) & (volumes >= 0) & (volumes <= MAX_VOLUME) & in_session
     if raw["ts"].null_count:
         good &= raw["ts"].is_valid().to_numpy()
-    if raw["symbol"].null_count or any("" in chunk.dictionary.to_pylist() for chunk in raw["symbol"].chunks):
-        good &= pc.not_equal(_names(raw), "").to_numpy()
+    chunks: list[Any] = raw["symbol"].chunks
+    if raw["symbol"].null_count or any("" in chunk.dictionary.to_pylist() for chunk in chunks):
+        good &= ~_unnamed(raw)
     if good.all():
         return None, DEAD_LETTERS.empty_table()
     bad = raw.filter(pa.array(~good))
     return good, dead_letters(bad, reasons(bad, in_session[~good]), origins)
 
 
-def _names(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.fill_null(rows["symbol"].cast(pa.string()), "")
+def _unnamed(rows: pa.Table) -> Bool:
+    """Return where the symbol is null or empty."""
+    empty: Any = pa.scalar("")
+    return pc.equal(pc.fill_null(rows["symbol"].cast(pa.string()), empty), empty).to_numpy()
 
 
 def reasons(bad: pa.Table, in_session: Bool) -> pa.Array:
@@ -103,7 +110,7 @@ def reasons(bad: pa.Table, in_session: Bool) -> pa.Array:
     opens, highs, lows, closes = prices
     volumes = _values(bad, "volume")
     rules = (
-        ("null_symbol", pc.equal(_names(bad), "").to_numpy()),
+        ("null_symbol", _unnamed(bad)),
         ("null_time", bad["ts"].is_null().to_numpy()),
         ("null_price", ~np.isfinite(prices).all(axis=0)),
         ("non_positive_price", (prices <= 0).any(axis=0)),
@@ -122,7 +129,8 @@ def dead_letters(rows: pa.Table, reason: pa.Array | str, origins: Sequence[str])
     """Return refused rows in the form of the table ``dead_letters``; the run's id is null.
 
     Args:
-        rows: ``symbol``, ``ts`` or ``session``, the values (optional ones may be missing), and ``rank`` or none.
+        rows: ``symbol``, ``ts`` or ``session``, the values (optional ones may be missing), and ``rank``
+            or none.
         reason: one for all, or one a row.
         origins: as in ``validate_daily``.
     """
@@ -135,7 +143,8 @@ def dead_letters(rows: pa.Table, reason: pa.Array | str, origins: Sequence[str])
     rank = rows["rank"].to_numpy() if "rank" in columns else np.zeros(n, np.int32)
     found, place = np.unique(rank, return_inverse=True)
     names = [origins[number] for number in found.tolist()]
-    columns["origin"] = pa.DictionaryArray.from_arrays(pa.array(place.astype(np.int32)), pa.array(names, pa.string()))
+    place = place.astype(np.int32)
+    columns["origin"] = pa.DictionaryArray.from_arrays(as_arrow(place), pa.array(names, pa.string()))
     arrays = [
         columns[field.name].cast(field.type) if field.name in columns else pa.nulls(n, field.type)
         for field in DEAD_LETTERS
@@ -144,14 +153,14 @@ def dead_letters(rows: pa.Table, reason: pa.Array | str, origins: Sequence[str])
 
 
 def _clean_optional(rows: pa.Table) -> pa.Table:
-    """Read a vwap that is no positive number, and a negative trade count, as null."""
+    """Read a vwap that is no positive number below ``MAX_VWAP``, and a negative trade count, as null."""
     for name in ("vwap", "trade_count"):
         if name not in rows.column_names:
             continue
-        column = rows[name]
-        usable = pc.greater_equal(column, 0)
+        column: Any = rows[name]
+        usable = pc.greater_equal(column, pa.scalar(0))
         if name == "vwap":
-            usable = pc.and_(pc.greater(column, 0.0), pc.is_finite(column))
+            usable = pc.and_(pc.greater(column, pa.scalar(0.0)), pc.less(column, pa.scalar(MAX_VWAP)))
         if not pc.all(usable, skip_nulls=True, min_count=0).as_py():
             cleaned = pc.if_else(usable, column, pa.scalar(None, column.type))
             rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), cleaned)

@@ -1,8 +1,9 @@
 """Fibonacci bars by DuckDB.
 
-The shape that was fastest of those tried: symbol and session become one 64-bit key while the files are read, so that the
-corrections are anti-joined on one integer; the bars are grouped by another, of 32 bits; names and the windows' instants
-are joined to the bars, not to the rows. One pass over the in-memory rows a timeframe, one file a thread.
+The shape that was fastest of those tried: symbol and session become one 64-bit key while the files are read,
+so that the corrections are anti-joined on one integer; the bars are grouped by another, of 32 bits; names and
+the windows' instants are joined to the bars, not to the rows. One pass over the in-memory rows a timeframe,
+one file a thread.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ def query(anchor: str, n: int) -> str:
             start="v.start",
             end='v."end"',
             complete="v.complete",
-            windows=f"""JOIN (SELECT DISTINCT i // {n} AS v, start{n} AS start, end{n} AS "end", complete{n} AS complete
-                FROM w) v ON g & 65535 = v.v""",
+            windows=f"""JOIN (
+                SELECT DISTINCT i // {n} AS v, start{n} AS start, end{n} AS "end", complete{n} AS complete
+                FROM w
+            ) v ON g & 65535 = v.v""",
         )
     if anchor == "rows":
         return SELECT.format(

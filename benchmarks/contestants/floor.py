@@ -1,7 +1,8 @@
 """The floor: read the input's columns and write bars that were made before, with no work between.
 
-``--prepare BARS`` turns a contestant's bars into the prepared ones: Arrow IPC files, 24 symbol ranges a timeframe, sorted
-by (symbol, ts). The timed run maps those into memory and writes them with fibflow's encodings.
+``--prepare BARS`` turns a contestant's bars into the prepared ones: Arrow IPC files, 24 symbol ranges a
+timeframe, sorted by (symbol, ts). The timed run maps those into memory and writes them with fibflow's
+encodings.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import pyarrow.parquet as pq
 LENGTHS = (3, 5, 8, 13, 21, 34)
 COLUMNS = ["open", "high", "low", "close", "volume", "timestamp"]
 FILES = 24
-ENCODINGS = dict.fromkeys(("ts", "end"), "DELTA_BINARY_PACKED") | dict.fromkeys(
-    ("open", "high", "low", "close", "volume"), "BYTE_STREAM_SPLIT"
-)
+INTEGERS = ("ts", "end", "trade_count", "sessions", "revision")
+DOUBLES = ("open", "high", "low", "close", "volume", "vwap")
+ENCODINGS = dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED") | dict.fromkeys(DOUBLES, "BYTE_STREAM_SPLIT")
 
 
 def prepare(bars: Path, prepared: Path) -> None:
@@ -29,16 +30,14 @@ def prepare(bars: Path, prepared: Path) -> None:
     shutil.rmtree(prepared, ignore_errors=True)
     for n in LENGTHS:
         table = pq.read_table(bars / f"{n}d", partitioning=None)
-        table = table.set_column(0, "symbol", table["symbol"].cast(pa.string()))
         table = table.sort_by([("symbol", "ascending"), ("ts", "ascending")]).combine_chunks()
-        symbols = table["symbol"].combine_chunks()
-        codes = symbols.dictionary_encode()
-        names, first = codes.dictionary, 0
+        symbols = table["symbol"].combine_chunks().cast(pa.string())
+        names, first = pc.unique(symbols), 0
         (prepared / f"{n}d").mkdir(parents=True)
         for part in range(FILES):
             # The first row whose symbol lies past this range of names.
             past = -(-len(names) * (part + 1) // FILES)
-            last = len(table) if part == FILES - 1 else pc.index(codes.indices, past).as_py()
+            last = len(table) if past == len(names) else pc.index(symbols, names[past]).as_py()
             rows = table.slice(first, last - first)
             rows = rows.set_column(0, "symbol", symbols.slice(first, last - first).dictionary_encode())
             with pa.ipc.new_file(prepared / f"{n}d" / f"{part:02d}.arrow", rows.schema) as sink:
@@ -64,8 +63,9 @@ def write(prepared: Path, out: Path, part: Path) -> None:
             row_group_size=65_536,
             compression="zstd",
             compression_level=1,
-            use_dictionary=["symbol"],
+            use_dictionary=["symbol"],  # type: ignore[arg-type]
             column_encoding=ENCODINGS,
+            store_schema=False,
         )
 
 
@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("anchor", choices=("exchange", "rows", "listing"), help="only names what is written")
     parser.add_argument("out", type=Path)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the prepared bars")
-    parser.add_argument("--prepare", type=Path, metavar="BARS", help="make the prepared bars from these, and stop")
+    parser.add_argument(
+        "--prepare", type=Path, metavar="BARS", help="make the prepared bars from these, and stop"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if args.prepare:

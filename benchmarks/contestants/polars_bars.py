@@ -1,10 +1,11 @@
 """Fibonacci bars by Polars.
 
-The shape that was fastest of those tried: symbol and session become one integer key while the files are scanned, the
-corrections are anti-joined on it, and the rows are brought into order of (symbol, session): one file a symbol is in order
-already, so the corrections are merged in; one file a year is sorted. Bars are grouped by one 32-bit integer in
-the streaming engine, which was faster than its path for sorted keys, and sunk to one file a timeframe; symbol names
-and the windows' instants are looked up by position for the bars, not for the rows.
+The shape that was fastest of those tried: symbol and session become one integer key while the files are
+scanned, the corrections are anti-joined on it, and the rows are brought into order of (symbol, session): one
+file a symbol is in order already, so the corrections are merged in; one file a year is sorted. Bars are
+grouped by one 32-bit integer in the streaming engine, which was faster than its path for sorted keys, and
+sunk to one file a timeframe; symbol names and the windows' instants are looked up by position for the bars,
+not for the rows.
 """
 
 from __future__ import annotations
@@ -92,13 +93,21 @@ def main() -> None:
         if args.anchor == "exchange":
             # Any session of the window knows it; the first may lie before the calendar.
             inside = pl.max_horizontal(window * n - first_index, 0)
-            start, end, complete = take(f"start{n}", inside), take(f"end{n}", inside), take(f"complete{n}", inside)
+            start, end, complete = (
+                take(f"start{n}", inside),
+                take(f"end{n}", inside),
+                take(f"complete{n}", inside),
+            )
         elif args.anchor == "rows":
             start, end = take("start", pl.col("first")), take("end", pl.col("last"))
             complete = pl.col("sessions") == n
         else:
             first = pl.lit(listed).gather(pl.col("g") // 65_536) + window * n
-            start, end, complete = take("start", first), take("end", first + n - 1), take("ended", first + n - 1)
+            start, end, complete = (
+                take("start", first),
+                take("end", first + n - 1),
+                take("ended", first + n - 1),
+            )
         bars = rows.lazy().group_by((pl.col("s") * 65_536 + pl.col("p") // n).alias("g")).agg(*aggregates)
         bars.select(
             pl.lit(tickers).gather(pl.col("g") // 65_536).alias("symbol"),

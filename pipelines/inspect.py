@@ -1,0 +1,421 @@
+"""A look into a lake: ``python -m pipelines.inspect --lake LAKE COMMAND``.
+
+    bars AAPL --timeframe 5d --last 10        bars as a table, CSV, JSON or Parquet
+    chart AAPL --timeframe 5d --output a.png  a candlestick picture: PNG, SVG or HTML
+    tables                                    the tables of the lake
+    versions                                  what was committed, and when
+    dead-letters                              refused rows, by reason
+    compact, vacuum                           upkeep: says what it would do; --apply does it
+    compare --silver DIR                      the predecessor's silver files against this lake
+
+``bars`` and ``chart`` read older versions with ``--as-of``. Dates are sessions; a range includes its start and
+not its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fibflow.io import tables
+from fibflow.io.bars import BarReader
+from fibflow.io.lake import Lake, LakeTable
+from fibflow.io.storage import LakeError
+from fibflow.pipelines import cli, show
+from fibflow.transforms.timeframe import Timeframe, parse_timeframes
+
+_SHOWN_BARS = 20
+_CHART_BARS = 120
+_SAMPLE = 10
+#: A data file that compaction makes holds about so many rows.
+COMPACT_ROWS = 1_000_000
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = cli.Parser(
+        prog="pipelines.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_lake_arguments(made)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=cli.Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace, Lake], int], text: str) -> cli.Parser:
+        added: cli.Parser = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    for name, run, text in (
+        ("bars", _bars, "bars of a symbol"),
+        ("chart", _chart, "a candlestick picture of a symbol"),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument("symbol")
+        sub.add_argument("--timeframe", required=True, type=_timeframe, help="such as 5d or 1h")
+        sub.add_argument("--start", type=_instant, metavar="TIME", help="bars that begin then or later")
+        sub.add_argument("--end", type=_instant, metavar="TIME", help="bars that begin before")
+        sub.add_argument("--last", type=_positive, metavar="N", help="only the last N of them")
+        sub.add_argument(
+            "--as-of",
+            type=_as_of,
+            metavar="V|TIME",
+            help="of a version of the table, or as it was at a time (a date: at its end)",
+        )
+        sub.add_argument("--complete-only", action="store_true", help="leave out windows that have not ended")
+        if name == "bars":
+            sub.add_argument(
+                "--format", choices=("table", *show.FORMATS), help="default: the file's, or table"
+            )
+        sub.add_argument("--output", type=Path, metavar="FILE", required=name == "chart")
+
+    sub = command("versions", _versions, "the versions of a table, newest first")
+    sub.add_argument("--table", choices=list(tables.TABLES), default=tables.BARS.name)
+    sub.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N (default: 20)")
+    command("tables", _tables, "the tables of the lake")
+    sub = command("dead-letters", _dead_letters, "refused rows: how many by reason, and a sample")
+    sub.add_argument("--reason", help="only rows refused for this reason")
+    sub.add_argument("--symbol", help="only rows of this symbol")
+    sub.add_argument(
+        "--limit", type=_positive, default=_SAMPLE, metavar="N", help=f"sample of N (default: {_SAMPLE})"
+    )
+    sub.add_argument("--format", choices=show.FORMATS, help="of --output (default: by its suffix)")
+    sub.add_argument("--output", type=Path, metavar="FILE", help="write all of the rows there")
+
+    for name, run, text in (
+        ("compact", _compact, "merge small files"),
+        ("vacuum", _vacuum, "delete files that no version within the retention holds"),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument("--table", choices=list(tables.TABLES), help="default: all")
+        if name == "vacuum":
+            sub.add_argument("--retention-days", type=float, default=30.0, metavar="DAYS", help="default: 30")
+        either = sub.add_mutually_exclusive_group()
+        either.add_argument(
+            "--dry-run", action="store_true", help="only say what would be done (the default)"
+        )
+        either.add_argument("--apply", action="store_true", help="do it")
+
+    sub = command(
+        "compare", _compare, "the predecessor's silver files against this lake; exit code 1: they differ"
+    )
+    sub.add_argument(
+        "--silver", required=True, metavar="URI", help="the folder that holds silver_3d, silver_5d, ..."
+    )
+    sub.add_argument("--timeframes", metavar="3d,5d,...", help="default: all that --silver has")
+    sub.add_argument(
+        "--anchor", default="rows", help="which the lake must have been made with (default: rows)"
+    )
+    sub.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="PART", help="of a value; default: 0, exact"
+    )
+    sub.add_argument("--ignore-trailing", action="store_true", help="trailing partial windows count as equal")
+    sub.add_argument(
+        "--show", type=int, default=_SAMPLE, metavar="N", help=f"print N differences (default: {_SAMPLE})"
+    )
+    sub.add_argument("--format", choices=show.FORMATS, help="of --output (default: by its suffix)")
+    sub.add_argument("--output", type=Path, metavar="FILE", help="write all differences there")
+    return made
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Raises:
+        UsageError: the request makes no sense.
+        InputError, LakeError, AwsError: something cannot be read or written.
+    """
+    args = parser().parse_args(argv)
+    code: int = args.run(args, cli.lake_of(args))
+    return code
+
+
+def _timeframe(text: str) -> str:
+    try:
+        return Timeframe.parse(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def _instant(text: str) -> date | datetime:
+    """A date, or an instant; UTC where no zone is said."""
+    try:
+        if len(text) == 10:
+            return date.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: write 2024-03-11 or 2024-03-11T14:30Z"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _as_of(text: str) -> int | datetime:
+    if text.isdecimal() and len(text) < 8:
+        return int(text)
+    found = _instant(text)
+    if isinstance(found, datetime):
+        return found
+    return datetime(found.year, found.month, found.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+
+
+# --- bars --------------------------------------------------------------------------------------------
+
+
+def _read(args: argparse.Namespace, reader: BarReader, last: int | None) -> pa.Table:
+    """The bars that the arguments name, at least one."""
+    options = {"as_of": args.as_of, "complete_only": args.complete_only}
+    if last is not None and args.start is None and args.end is None:
+        bars = reader.last(args.symbol, args.timeframe, last, **options)
+    else:
+        bars = reader.bars(args.symbol, args.timeframe, args.start, args.end, **options)
+        bars = bars if last is None else bars[max(0, len(bars) - last) :]
+    if not len(bars):
+        raise LakeError(f"no bars of {args.symbol} {args.timeframe} are in that range")
+    return bars
+
+
+def _bars(args: argparse.Namespace, lake: Lake) -> int:
+    reader = BarReader(lake)
+    form = show.form_of(args.format, args.output, "table")
+    few = args.last or (_SHOWN_BARS if form == "table" and not (args.start or args.end) else None)
+    bars = _read(args, reader, few)
+    if form != "table":
+        with show.exporting(args.output, bars.schema, form) as export:
+            export.write(bars)
+        return cli.OK
+    shown = show.bar_grid(bars, f"{args.symbol} {args.timeframe}", reader.calendar)
+    if args.output is None:
+        show.console().print(shown)
+    else:
+        with show.writing(args.output) as sink:
+            sink.write(show.as_text(shown).encode())
+    return cli.OK
+
+
+def _chart(args: argparse.Namespace, lake: Lake) -> int:
+    # matplotlib takes most of a second to import: only a picture pays for it.
+    from fibflow.pipelines import chart
+
+    if args.output.suffix not in chart.FORMATS:
+        raise cli.UsageError(f"--output {args.output}: name a file that ends in {', '.join(chart.FORMATS)}")
+    reader = BarReader(lake)
+    few = args.last or (_CHART_BARS if not (args.start or args.end) else None)
+    bars = _read(args, reader, few)
+    chart.candlesticks(bars, args.symbol, args.timeframe, reader.calendar, args.output)
+    print(f"{args.output}: {len(bars)} bars")
+    return cli.OK
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+
+def _existing(lake: Lake, name: str | None = None) -> list[LakeTable]:
+    """The lake's tables, or one of them."""
+    found = [lake.table(spec) for spec in tables.TABLES.values() if name in (None, spec.name)]
+    found = [table for table in found if table.exists]
+    if not found:
+        what = f"there is no table {name} in {lake.uri}" if name else f"there is no lake at {lake.uri}"
+        raise LakeError(f"{what}: pipelines.load and pipelines.batch make it")
+    return found
+
+
+def _tables(args: argparse.Namespace, lake: Lake) -> int:
+    rows = []
+    for table in _existing(lake):
+        at = table.snapshot()
+        facts = [
+            f"{key.partition('.')[2]} {_short(key, value)}" for key, value in sorted(at.properties.items())
+        ]
+        numbers = (f"{at.rows:,}", f"{len(at):,}", _size(at.bytes), str(at.version))
+        rows.append((table.spec.name, *numbers, ", ".join(facts)))
+    columns = ("table", "rows", "files", "size", "version", "properties")
+    show.console().print(show.grid(str(lake.uri), columns, rows, left=("table", "properties")))
+    return cli.OK
+
+
+def _short(key: str, value: str) -> str:
+    if key == tables.CALENDAR_HASHES:
+        return f"of {len(json.loads(value))} years"
+    return value if len(value) <= 40 else f"{value[:37]}..."
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _versions(args: argparse.Namespace, lake: Lake) -> int:
+    (table,) = _existing(lake, args.table)
+    rows = []
+    newest = table.version
+    for version in range(newest, max(-1, newest - args.limit), -1):
+        entry = table.log.read(version)
+        # Delta drops old entries; a checkpoint stands for them.
+        if entry is None:
+            break
+        info, added = entry.info, entry.files("add")
+        stamp = datetime.fromtimestamp(info["timestamp"] / 1000, UTC) if "timestamp" in info else None
+        rows.append(
+            (
+                str(version),
+                f"{stamp:%Y-%m-%d %H:%M:%S}" if stamp else "",
+                str(info.get("operation", "")),
+                str(info.get("fibflow.run", "")),
+                f"+{len(added):,} -{len(entry.of('remove')):,}",
+                f"{sum(file.rows for file in added):,}",
+                entry.scope.describe() if entry.scope is not None else "",
+            )
+        )
+    columns = ("version", "time (UTC)", "operation", "run", "files", "rows written", "scope")
+    left = ("time (UTC)", "operation", "run", "scope")
+    show.console().print(show.grid(table.spec.name, columns, rows, left))
+    return cli.OK
+
+
+def _dead_letters(args: argparse.Namespace, lake: Lake) -> int:
+    table = lake.table(tables.DEAD_LETTERS)
+    wanted = {"reason": args.reason} if args.reason else {}
+    reasons = pa.table({"reason": pa.array([], pa.string())})
+    if table.exists:
+        snapshot = table.snapshot()
+        reasons, _ = snapshot.read(["reason"], args.symbol, where=wanted, dictionary=("reason",))
+    if not len(reasons):
+        print("no row was refused" if not (wanted or args.symbol) else "no such row was refused")
+        return cli.OK
+    counts = sorted(
+        (
+            (entry["values"], entry["counts"])
+            for entry in pc.value_counts(reasons["reason"].cast(pa.string())).to_pylist()
+        ),
+        key=lambda found: (-found[1], found[0]),
+    )
+    out = show.console()
+    out.print(
+        show.grid(
+            "refused rows", ("reason", "rows"), [(name, f"{n:,}") for name, n in counts], left=("reason",)
+        )
+    )
+    rows, _ = snapshot.read(None, args.symbol, where=wanted)
+    # A few of each reason, so that a frequent one does not hide the others.
+    each = -(-args.limit // len(counts))
+    codes = rows["reason"].combine_chunks().dictionary_encode().indices.to_numpy()
+    firsts = np.concatenate([np.flatnonzero(codes == code)[:each] for code in range(len(counts))])
+    sample = rows.take(pa.array(np.sort(firsts)[: args.limit]))
+    names = ("reason", "symbol", "ts", "open", "high", "low", "close", "volume", "origin")
+    shown = {
+        name: [str("" if v is None else v) for v in sample[name].to_pylist()]
+        for name in names
+        if name != "ts"
+    }
+    micros = pc.cast(sample["ts"], pa.int64()).to_pylist()
+    shown["ts"] = [
+        "" if m is None else str(np.datetime64(m, "us").astype("datetime64[m]")).replace("T", " ")
+        for m in micros
+    ]
+    cells = list(zip(*(shown[name] for name in names), strict=True))
+    out.print(
+        show.grid(
+            f"{len(sample)} of {len(rows):,}, times in UTC", names, cells, left=("reason", "symbol", "origin")
+        )
+    )
+    if args.output is not None:
+        with show.exporting(
+            args.output, rows.schema, show.form_of(args.format, args.output, "csv")
+        ) as export:
+            export.write(rows)
+    return cli.OK
+
+
+# --- upkeep ------------------------------------------------------------------------------------------
+
+
+def _compact(args: argparse.Namespace, lake: Lake) -> int:
+    from fibflow.io.maintenance import compact
+
+    rows = []
+    for table in _existing(lake, args.table):
+        done = compact(table, COMPACT_ROWS, cli.new_run_id(), dry_run=not args.apply)
+        files = f"{done.files_before:,} to {done.files_after:,}"
+        version = "" if done.version is None else str(done.version)
+        rows.append((table.spec.name, files, f"{done.rows:,}", _size(done.bytes_before), version))
+    title = "merged" if args.apply else "would be merged; --apply does it"
+    columns = ("table", "files", "rows", "size before", "version")
+    show.console().print(show.grid(title, columns, rows, left=("table",)))
+    return cli.OK
+
+
+def _vacuum(args: argparse.Namespace, lake: Lake) -> int:
+    from fibflow.io.maintenance import vacuum
+
+    if not 0 <= args.retention_days < 36_500:
+        raise cli.UsageError(f"--retention-days {args.retention_days:g}: name a number of days, 0 or more")
+    rows = []
+    for table in _existing(lake, args.table):
+        done = vacuum(table, lake.clock(), args.retention_days * 24, dry_run=not args.apply)
+        rows.append((table.spec.name, f"{len(done.paths):,}", _size(done.bytes)))
+    title = "deleted" if args.apply else "would be deleted; --apply does it"
+    title += f" (older than {args.retention_days:g} days)"
+    show.console().print(show.grid(title, ("table", "files", "size"), rows, left=("table",)))
+    return cli.OK
+
+
+# --- compare -----------------------------------------------------------------------------------------
+
+
+def _compare(args: argparse.Namespace, lake: Lake) -> int:
+    from fibflow.pipelines import compare
+
+    reader = BarReader(lake)
+    snapshot = reader.snapshot()
+    if (anchor := compare.anchor_of(snapshot)) != args.anchor:
+        raise cli.UsageError(
+            f"the bars of {lake.uri} have the anchor {anchor}, the predecessor's have rows: make a lake with "
+            f"pipelines.batch --anchor rows, or say --anchor {anchor}"
+        )
+    silver = compare.Silver(args.silver, cli.aws_of(args, args.silver))
+    wanted = parse_timeframes(args.timeframes or silver.timeframes)
+    summaries, sample = [], []
+    with ExitStack() as stack:
+        export = None
+        if args.output is not None:
+            form = show.form_of(args.format, args.output, "csv")
+            export = stack.enter_context(show.exporting(args.output, compare.DIFFERENCES, form))
+        for timeframe in wanted:
+            summary, differences = compare.compare(
+                silver, snapshot, timeframe.name, reader.calendar, args.tolerance
+            )
+            summaries.append(summary)
+            left = args.show
+            for table in differences:
+                sample.append(table[: max(0, left)])
+                left -= len(table)
+                if export is not None:
+                    export.write(table)
+                elif left <= 0:
+                    break
+    out = show.console()
+    for found in compare.grids(summaries, pa.concat_tables([compare.DIFFERENCES.empty_table(), *sample])):
+        out.print(found)
+    return cli.OK if all(found.is_equal(args.ignore_trailing) for found in summaries) else cli.FAILED
+
+
+if __name__ == "__main__":
+    cli.run_main(run, sys.argv[1:])

@@ -1,0 +1,303 @@
+"""One batch job: decide what to make anew, run the pipeline, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from fibflow.io import sinks, tables
+from fibflow.io.aws import AwsConfig
+from fibflow.io.files import InputError, list_raw
+from fibflow.io.lake import Lake, LakeError, LakeTable
+from fibflow.io.manifest import Manifest
+from fibflow.io.merge import Region
+from fibflow.io.rowfilter import Filter
+from fibflow.io.rows import BronzeRows, RawRows
+from fibflow.io.snapshot import ReadStats, Snapshot
+from fibflow.io.storage import Storage
+from fibflow.pipelines import cli, facts
+from fibflow.pipelines.changes import Group, changed_rows, groups_of, minute_groups
+from fibflow.pipelines.graph import Destination, run_bars
+from fibflow.pipelines.plan import Plan, plan_bronze, plan_raw
+from fibflow.pipelines.publish import Bars, Publisher, distinct, read_staged, with_flags
+from fibflow.pipelines.request import Request, Summary
+from fibflow.runners.profiles import profile
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.calendar import TradingCalendar, load_calendar
+from fibflow.transforms.partials import BAR_BATCH
+from fibflow.transforms.timeframe import Timeframe
+
+_SESSIONS_A_YEAR = 240
+
+
+@dataclass
+class BatchJob:
+    """One run of ``pipelines.batch`` over daily rows or over minutes."""
+
+    lake: Lake
+    aws: AwsConfig | None
+    request: Request
+    summary: Summary = field(default_factory=Summary)
+
+    def __post_init__(self) -> None:
+        self.bars = self.lake.table(tables.BARS)
+        self.source_spec = tables.DAILY if self.request.kind == "daily" else tables.MINUTES
+
+    def run(self) -> Summary:
+        """Run the job and return what it did."""
+        request = self.request
+        beam_options = [*profile(request.runner, workers=request.workers).options, *request.beam_args]
+        self.options = PipelineOptions(beam_options)
+        with cli.staging_place(request.staging, self.lake, request.runner == "direct", request.run) as staging:
+            bronze = self._bronze()
+            if bronze is None:
+                self._run_raw(staging)
+            else:
+                self._run_bronze(bronze, staging)
+        return self.summary
+
+    def _bronze(self) -> LakeTable | None:
+        """Return the bronze table that is the input, None for a raw folder."""
+        given, name = self.request.input, self.source_spec.name
+        if given is None or given == name:
+            table = self.lake.table(self.source_spec)
+        elif given.rstrip("/").rpartition("/")[2] == name:
+            table = LakeTable(Storage(given, self.aws), self.source_spec)
+        elif given in tables.TABLES:
+            raise cli.UsageError(f"--input {given} does not hold the rows of these timeframes: {name} does")
+        else:
+            return None
+        if not table.exists:
+            raise InputError(
+                f"{table.storage.uri}: there is no such table; land history with pipelines.load, or give a raw "
+                "folder with --input"
+            )
+        return table
+
+    def _calendar(self, name: str) -> TradingCalendar:
+        """Return the calendar, with enough years for the last window."""
+        request = self.request
+        newest = request.year if request.as_of is None else max(request.year, 1971 + request.as_of // 365)
+        longest = max(timeframe.sessions for timeframe in request.timeframes)
+        return load_calendar(name, newest + 2 + longest // _SESSIONS_A_YEAR)
+
+    # Raw folders -----------------------------------------------------------------------------------------------
+
+    def _run_raw(self, staging: Storage) -> None:
+        request = self.request
+        assert request.input is not None
+        if request.price_basis is None:
+            raise cli.UsageError(
+                f"{request.input}: declare its prices with --price-basis raw or --price-basis split-adjusted"
+            )
+        calendar = self._calendar(request.calendar or "XNYS")
+        snapshot = facts.snapshot_of(self.bars)
+        facts.check_properties(self.bars, snapshot, request, calendar, request.price_basis)
+        held = facts.timeframes_in(snapshot)
+        again = [timeframe.name for timeframe in request.timeframes if timeframe.name in held]
+        if again and not (request.full_refresh or request.restricted):
+            raise cli.UsageError(
+                f"{self.bars.storage.uri} holds {', '.join(again)} bars: --full-refresh replaces them, --symbols some of "
+                "them; incremental runs are made from bronze tables (pipelines.load)"
+            )
+        if again:
+            facts.moved_years(snapshot, request, calendar)
+        source = RawRows(request.input, request.kind, calendar, staging, self.aws, request.symbols)
+        source.stage(list_raw(request.input, self.aws))
+        if not source.files:
+            raise InputError(f"{request.input}: no file holds a symbol of --symbols")
+        spec = request.bar_spec(calendar, request.as_of_instant(calendar, None))
+        self._make_all(plan_raw(source), spec, staging, request.price_basis, {}, bool(again))
+
+    def _make_all(
+        self, plan: Plan, spec: BarSpec, staging: Storage, basis: str, marks: dict[str, int], held: bool
+    ) -> None:
+        """Make all bars that are asked for. ``held``: the table has bars of these timeframes."""
+        request = self.request
+        if request.dry_run:
+            self.summary.said = f"would read about {plan.rows:,} rows in {plan.units:,} units and make all bars"
+            return
+        publisher = Publisher(self.lake, request, spec.calendar, basis, self.summary)
+        if held and request.restricted:
+            made, manifest = self._make_staged(plan, spec, staging)
+            region = Region(start=spec.start, end=spec.end, symbols=request.symbols)
+            publisher.merge(made, [region], manifest, staging, marks)
+            return
+        manifest = self._run_pipeline(plan, spec, Destination(self.bars.storage, staging, request.run))
+        as_of = spec.as_of or request.as_of_instant(spec.calendar, manifest.newest)
+        publisher.replace(manifest, staging, spec, as_of, marks)
+
+    # Bronze tables ---------------------------------------------------------------------------------------------
+
+    def _run_bronze(self, bronze: LakeTable, staging: Storage) -> None:
+        request, name = self.request, bronze.spec.name
+        snapshot = bronze.snapshot()
+        basis = snapshot.properties.get(tables.PRICE_BASIS, "")
+        if request.price_basis not in (None, basis):
+            raise cli.UsageError(f"{name} holds {basis} prices; --price-basis says {request.price_basis}")
+        zone = snapshot.properties.get(tables.CALENDAR, "XNYS")
+        if request.calendar not in (None, zone):
+            raise cli.UsageError(f"{name} was landed with calendar {zone}; --calendar says {request.calendar}")
+        calendar = self._calendar(zone)
+        as_of = request.as_of_instant(calendar, _newest_day(snapshot, calendar))
+        assert as_of is not None
+        stored = facts.snapshot_of(self.bars)
+        facts.check_properties(self.bars, stored, request, calendar, basis)
+        moved = facts.moved_years(stored, request, calendar)
+        run = _BronzeRun(bronze, snapshot, basis, calendar, as_of, moved)
+        marks = {t: facts.read_mark(self.bars, request, t, name) for t in request.timeframes}
+        whole = tuple(t for t, mark in marks.items() if mark is None or request.full_refresh)
+        if whole:
+            condition = Filter.of(bronze.spec, sorted(request.symbols)) if request.symbols is not None else None
+            source = BronzeRows(bronze.storage, bronze.spec, request.kind, condition)
+            plan = plan_bronze(source, snapshot, snapshot.select(request.symbols))
+            new_marks = facts.marks_of(request, whole, name, snapshot.version, run.as_of_day)
+            held = bool({t.name for t in whole} & facts.timeframes_in(stored))
+            self._make_all(plan, request.bar_spec(calendar, as_of, whole), staging, basis, new_marks, held)
+        for mark in sorted({mark for t, mark in marks.items() if mark is not None and t not in whole}):
+            some = tuple(t for t, own in marks.items() if own == mark and t not in whole)
+            self._run_increment(run, some, mark, staging.child(f"since-{mark[0]}-{mark[1]}"))
+
+    def _run_increment(
+        self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: tuple[int, int], staging: Storage
+    ) -> None:
+        """Make anew what changed after ``mark``: (bronze version, as-of day)."""
+        request = self.request
+        groups = self._groups(run, timeframes, mark)
+        if not groups:
+            self.summary.said = "no new data: nothing to do"
+            self.summary.version = self.bars.version
+            return
+        if request.dry_run:
+            first = np.datetime64(int(run.calendar.days[min(group.changed for group in groups)]), "D")
+            self.summary.said = f"would make anew the windows that changed from {first} on"
+            return
+        parts: dict[Timeframe, list[pa.Table]] = {timeframe: [] for timeframe in timeframes}
+        manifest, regions = Manifest(), []
+        for number, group in enumerate(groups):
+            plan, spec, region = self._plan_group(run, group, timeframes)
+            regions.append(region)
+            made, told = self._make_staged(plan, spec, staging.child(f"group-{number}"))
+            manifest.tallies.update(told.tallies)
+            for timeframe, bars in made.items():
+                parts[timeframe].append(bars)
+        marks = facts.marks_of(request, timeframes, run.bronze.spec.name, run.snapshot.version, run.as_of_day)
+        publisher = Publisher(self.lake, request, run.calendar, run.basis, self.summary)
+        publisher.merge({t: distinct(some) for t, some in parts.items()}, regions, manifest, staging, marks)
+
+    def _groups(
+        self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: tuple[int, int]
+    ) -> list[Group]:
+        version, before = mark
+        calendar, request = run.calendar, self.request
+        if run.as_of_day < before:
+            raise cli.UsageError(
+                f"{self.bars.spec.name} is as of {np.datetime64(before, 'D')}: an older --as-of needs --full-refresh or "
+                "another lake"
+            )
+        changed = changed_rows(run.bronze, run.snapshot, calendar, version)
+        if changed is None:
+            raise LakeError(f"{run.bronze.spec.name} was landed anew since the last run: run with --full-refresh")
+        self.summary.read += changed.read
+        if request.kind == "minutes":
+            groups = minute_groups(changed)
+        else:
+            tip: int | None = calendar.position_on_or_before(before) + 1
+            if tip is not None and tip > calendar.position_on_or_before(run.as_of_day):
+                tip = None
+            if run.moved:
+                january = int(np.datetime64(f"{run.moved[0]}-01-01", "D").astype(int))
+                moved = calendar.position_on_or_before(january)
+                tip = moved if tip is None else min(tip, moved)
+            groups, cost = groups_of(
+                changed.first, tip, request.anchor, timeframes, calendar, self.bars.snapshot()
+            )
+            self.summary.read += cost
+        if request.symbols is None:
+            return groups
+        return [own for group in groups if (own := group.only(request.symbols)) is not None]
+
+    def _plan_group(
+        self, run: _BronzeRun, group: Group, timeframes: tuple[Timeframe, ...]
+    ) -> tuple[Plan, BarSpec, Region]:
+        calendar, request, bronze = run.calendar, self.request, run.bronze
+        by_day = bronze.spec.time_column == "session"
+        first, last = (
+            None if at is None else int((calendar.days if by_day else calendar.day_starts)[at])
+            for at in (group.read_from, group.until)
+        )
+        symbols = None if group.symbols is None else sorted(group.symbols)
+        files = run.snapshot.select(symbols, first, last)
+        condition = Filter.of(bronze.spec, symbols, first, last)
+        starts = {name: int(calendar.days[position]) for name, position in group.starts.items()}
+        source = BronzeRows(bronze.storage, bronze.spec, request.kind, condition, starts)
+        self.summary.read += ReadStats(len(files), sum(file.size for file in files))
+        changed_from = int(calendar.day_starts[group.changed])
+        spec = request.bar_spec(calendar, run.as_of, timeframes, changed_from, group.bases)
+        until = None if group.until is None else int(calendar.day_starts[group.until])
+        end = min((bound for bound in (spec.end, until) if bound is not None), default=None)
+        region = Region(changed_from, spec.start, end, group.symbols, request.anchor)
+        return plan_bronze(source, run.snapshot, files), spec, region
+
+    # Running ---------------------------------------------------------------------------------------------------
+
+    def _run_pipeline(self, plan: Plan, spec: BarSpec, to: Destination) -> Manifest:
+        units = len(plan.scattered) + plan.units
+        try:
+            with cli.progress(to.staging, units, f"bars of about {plan.rows:,} rows"):
+                return run_bars(plan, spec, to, self.options)
+        except Exception as error:
+            known = cli.cause_of(error)
+            if known is error:
+                raise
+            raise known from None
+
+    def _make_staged(self, plan: Plan, spec: BarSpec, staging: Storage) -> tuple[Bars, Manifest]:
+        """Run the pipeline into staged files; return its bars with flags set."""
+        place = staging.child("bars")
+        manifest = self._run_pipeline(plan, spec, Destination(place, staging, self.request.run))
+        as_of = spec.as_of or self.request.as_of_instant(spec.calendar, manifest.newest)
+        ended = read_staged(place, manifest.of_table(tables.BARS.name))
+        still_open = read_staged(staging.child(sinks.OPEN_BARS), manifest.of_table(sinks.OPEN_BARS))
+        made: Bars = {}
+        for timeframe in spec.timeframes:
+            parts = [
+                ended.get(timeframe.name, BAR_BATCH.empty_table()),
+                with_flags(still_open.get(timeframe.name, BAR_BATCH.empty_table()), as_of, spec.anchor),
+            ]
+            made[timeframe] = pa.concat_tables(parts)
+        return made, manifest
+
+
+@dataclass(frozen=True)
+class _BronzeRun:
+    """What is fixed for a run from a bronze table; ``moved`` are the years whose sessions changed."""
+
+    bronze: LakeTable
+    snapshot: Snapshot
+    basis: str
+    calendar: TradingCalendar
+    as_of: int
+    moved: Sequence[int]
+
+    @property
+    def as_of_day(self) -> int:
+        """The session of the as-of time, days since 1970."""
+        at = int(np.searchsorted(self.calendar.day_ends, self.as_of, side="right")) - 1
+        return int(self.calendar.days[at])
+
+
+def _newest_day(snapshot: Snapshot, calendar: TradingCalendar) -> int | None:
+    """Return the newest session of a bronze table by its statistics, days since 1970."""
+    column = f"max.{snapshot.spec.time_column}"
+    if column not in snapshot.files.column_names or not len(snapshot):
+        return None
+    newest = snapshot.files.column(column)
+    if pa.types.is_date(newest.type):
+        return max(newest.cast(pa.int32()).to_pylist())
+    latest = np.array([max(newest.cast(pa.int64()).to_pylist())], np.int64)
+    return int(calendar.days[calendar.positions_at(latest)[0]])

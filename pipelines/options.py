@@ -1,0 +1,34 @@
+"""Beam's options of a command line: a runner's profile, then the user's own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from fibflow.pipelines.cli import UsageError
+from fibflow.runners.profiles import profile
+
+
+def beam_options(runner: str, workers: int, flags: Sequence[str]) -> PipelineOptions:
+    """Return the options of a pipeline.
+
+    Args:
+        runner: one of ``KNOWN_RUNNERS``.
+        workers: how many bundles run at a time.
+        flags: what our own parser did not know.
+
+    Raises:
+        UsageError: Beam does not know a flag either; it would pass over a misspelt one.
+    """
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in {str(kind): kind for kind in PipelineOptions.__subclasses__()}.values():
+        options._add_argparse_args(known)
+    try:
+        _, unknown = known.parse_known_args(list(flags))
+    except SystemExit as error:
+        raise UsageError(f"Beam cannot read {' '.join(flags)} (see --help)") from error
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]} (see --help)")
+    return PipelineOptions([*profile(runner, workers=workers).options, *flags])
