@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,8 +97,8 @@ class BarReader:
             missing = asked - set(rows.column("symbol").unique().to_pylist())
         if missing or (asked is None and not rows.num_rows):
             _check_held(snapshot, missing, timeframe)
-        keys = [("symbol", "ascending")] if "symbol" in needed else []
-        order = pc.sort_indices(rows, sort_keys=[*keys, ("ts", "ascending")])
+        keys: list[Any] = [(name, "ascending") for name in ("symbol", "ts") if name in needed]
+        order = pc.sort_indices(rows, sort_keys=keys)
         return rows.select(wanted).take(order if limit is None else order[:limit])
 
     def last(
@@ -172,5 +173,5 @@ def _timeframes(snapshot: Snapshot, symbol: str | None = None) -> list[str]:
         names = {str(file.partition["timeframe"]) for file in snapshot.select()}
     else:
         rows, _ = snapshot.read(["timeframe"], symbol, dictionary=("timeframe",))
-        names = set(rows.column("timeframe").unique().to_pylist())
+        names = {str(name) for name in rows.column("timeframe").unique().to_pylist()}
     return sorted(names, key=lambda name: ("mhd".find(name[-1]), int(name[:-1])))

@@ -122,6 +122,7 @@ class ReadWholeSymbols(beam.PTransform):
                 DEAD_LETTERS, TALLIES, main="slices"
             )
         )
+        coders.tables_of(scattered, DEAD_LETTERS)
         direct = root | "FilesOfRanges" >> beam.Create([((ALL_TIME, number), items) for number, items in self.direct])
         gathered = (
             (scattered["slices"], direct)
@@ -130,6 +131,7 @@ class ReadWholeSymbols(beam.PTransform):
             | "Gather"
             >> beam.ParDo(_Gather(self.source, self.staging)).with_outputs(DEAD_LETTERS, TALLIES, main=ROWS)
         )
+        coders.tables_of(gathered, ROWS, DEAD_LETTERS)
         return {
             ROWS: gathered[ROWS],
             DEAD_LETTERS: (scattered[DEAD_LETTERS], gathered[DEAD_LETTERS]) | "DeadLetters" >> beam.Flatten(),

@@ -173,7 +173,7 @@ def cut(
 
 
 class _Land(beam.DoFn):
-    """Resolve duplicates, compare with what the table holds, write new rows, hand on changes of stored files."""
+    """Resolve duplicates, compare with what the table holds, write new rows, hand on changes of files."""
 
     def __init__(self, target: Target, staging: Storage) -> None:
         self._target, self._staging = target, staging

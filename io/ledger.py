@@ -158,10 +158,11 @@ def record(ledger: LakeTable, entries: pa.Table, run: str, replace: str | None =
 
 
 def _outdated(rows: pa.Table, entries: pa.Table, replace: str | None) -> Bool:
-    mask = np.isin(_integers(rows["source"]), _integers(entries["source"]))
-    tables = rows["table"].to_numpy()
-    mask &= np.isin(tables, entries["table"].unique().to_numpy())
-    return mask | (tables == replace) if replace is not None else mask
+    of_table = pc.is_in(rows["table"], value_set=entries["table"].unique())
+    mask = np.isin(_integers(rows["source"]), _integers(entries["source"])) & of_table.to_numpy()
+    if replace is None:
+        return mask
+    return mask | pc.equal(rows["table"], replace).to_numpy()
 
 
 def _integers(column: pa.ChunkedArray) -> Any:

@@ -34,9 +34,8 @@ class RowSource(Protocol):
         """Return the validated rows of some items, and the refused ones."""
         ...
 
-    @property
-    def origins(self) -> Sequence[str]:
-        """The names of the files by rank."""
+    def origin(self, rank: int) -> str:
+        """Return the name of the file with a rank."""
         ...
 
 
@@ -85,10 +84,9 @@ class RawRows:
             self._reader = RawReader(filesystem_for(self.uri, self.aws)[0])
         return self._reader
 
-    @property
-    def origins(self) -> Sequence[str]:
-        """The files' paths by rank."""
-        return [file.path for file in self.files]
+    def origin(self, rank: int) -> str:
+        """Return the path of the file with a rank."""
+        return self.files[rank].path
 
     def read(self, items: Sequence[int]) -> Validated:
         """Return the validated rows of files, by rank, in the order of ``items``.
@@ -105,20 +103,17 @@ class RawRows:
             wanted = pa.array(sorted(self.symbols), pa.string())
             raw = raw.filter(pc.is_in(raw["symbol"].cast(pa.string()), value_set=wanted))
         validate = validate_daily if self.kind == "daily" else validate_minutes
-        return validate(raw.combine_chunks(), self.calendar, Lazy(self))
+        return validate(raw.combine_chunks(), self.calendar, Origins(self))
 
 
-class Lazy(Sequence[str]):
-    """The origins of a source, looked up only where a row was refused. Small when pickled."""
+@dataclass(frozen=True)
+class Origins:
+    """The names of a source's files by rank, looked up only where a row was refused. Small when pickled."""
 
-    def __init__(self, source: RowSource) -> None:
-        self._source = source
+    source: RowSource
 
-    def __getitem__(self, rank: Any) -> Any:
-        return self._source.origins[rank]
-
-    def __len__(self) -> int:
-        return len(self._source.origins)
+    def __getitem__(self, rank: int) -> str:
+        return self.source.origin(rank)
 
 
 def _without_empty(table: pa.Table) -> pa.Table:
@@ -148,10 +143,9 @@ class BronzeRows:
     condition: Filter | None = None
     starts: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def origins(self) -> Sequence[str]:
-        """The table's address only: a bronze row's file is known to the ledger."""
-        return (self.storage.uri,)
+    def origin(self, rank: int) -> str:
+        """Return the table's address: a bronze row's file is known to the ledger."""
+        return self.storage.uri
 
     def read(self, items: Sequence[DataFile]) -> Validated:
         """Return the rows of data files that meet the condition."""

@@ -250,7 +250,7 @@ def _versions(rows: pa.Table) -> Int64:
 
 
 def _equal(a: pa.Table, b: pa.Table, names: Sequence[str]) -> Bool:
-    """Return where two tables have the same values, to the bit; nulls are equal, a missing column is all null."""
+    """Return where two tables have the same values, to the bit; a missing column is one of nulls."""
     same = np.ones(len(a), np.bool_)
     for name in names:
         x, y = (_bits(table, name) for table in (a, b))

@@ -94,7 +94,7 @@ def _draw(bars: pa.Table, axes: Any, marks: Marks) -> None:
     above = np.where(flat, below + least, above)
     thin = 1.0 if len(bars) <= 400 else 0.5
     for start, stop in ((lows, below), (above, highs)):
-        wicks = np.stack([np.stack([x, start], 1), np.stack([x, stop], 1)], 1)
+        wicks: Any = np.stack([np.stack([x, start], 1), np.stack([x, stop], 1)], 1)
         prices.add_collection(LineCollection(wicks, colors=colours, linewidths=thin))
     for done, face in ((complete, colours), (~complete, np.full(len(bars), _PAPER))):
         style: dict[str, Any] = (

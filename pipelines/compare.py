@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from rich.table import Table
+from rich.console import RenderableType
 
 from fibflow.io import tables
 from fibflow.io.aws import AwsConfig
@@ -55,8 +55,10 @@ DIFFERENCES = pa.schema(
     ]
 )
 
-_FOLDER = re.compile(r"(?:^|/)silver_(\d+[mhd])/")
+_FOLDER = re.compile(r"(?:^|/)silver_(\d+[mhd])(?=/)")
+# A key is the symbol's code, then the day, moved so that it is positive.
 _SLOT = 32
+_DAY_0 = 1 << 31
 
 Int64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
@@ -110,7 +112,7 @@ class Side:
 
 
 class Silver:
-    """The predecessor's silver files under ``uri``: ``silver_<timeframe>/**/*.parquet``.
+    """The predecessor's silver files at or under ``uri``: ``silver_<timeframe>/**/*.parquet``.
 
     Raises:
         InputError: there are none.
@@ -121,8 +123,8 @@ class Silver:
         self._filesystem: pafs.FileSystem = filesystem_for(uri, aws)[0]
         self._files: dict[str, list[RawFile]] = {}
         for file in list_raw(uri, aws):
-            if file.is_parquet and (found := _FOLDER.search(file.path)):
-                self._files.setdefault(found[1], []).append(file)
+            if file.is_parquet and (found := _FOLDER.findall(file.path)):
+                self._files.setdefault(found[-1], []).append(file)
         if not self._files:
             raise InputError(f"{uri}: no folder silver_3d, silver_5d or the like with Parquet files is in it")
 
@@ -154,15 +156,13 @@ class Silver:
         try:
             with self._filesystem.open_input_file(file.path) as source:
                 parquet = pq.ParquetFile(source)
-                names = {name.lower(): name for name in reversed(parquet.schema_arrow.names)}
+                names = {name.lower(): name for name in parquet.schema_arrow.names}
                 found = {}
                 for name in ("symbol", "ts", *VALUES):
                     there = [names[alias] for alias in ALIASES[name] if alias in names]
                     if not there:
-                        wanted = " or ".join(ALIASES[name])
-                        raise InputError(
-                            f"{file.path}: no column for {name} ({wanted}); it has {', '.join(names)}"
-                        )
+                        wanted, has = " or ".join(ALIASES[name]), ", ".join(names.values())
+                        raise InputError(f"{file.path}: no column for {name} ({wanted}); it has {has}")
                     found[name] = there[0]
                 rows = parquet.read(list(found.values()), use_threads=False)
             columns: list[Any] = [to_symbol(rows[found["symbol"]]), to_utc_us(rows[found["ts"]])]
@@ -220,7 +220,8 @@ def compare(
 
 
 def _names(table: pa.Table) -> pa.Array:
-    parts = [chunk.dictionary for chunk in table["symbol"].chunks]
+    chunks: list[Any] = table["symbol"].chunks
+    parts = [chunk.dictionary for chunk in chunks]
     return pa.concat_arrays(parts).unique() if parts else pa.array([], pa.string())
 
 
@@ -230,13 +231,12 @@ def _micros(table: pa.Table) -> Int64:
 
 def _side(table: pa.Table, symbols: pa.Array, days: npt.NDArray[Any]) -> tuple[Side, Int64]:
     """Return the side, and the keys of rows that a later row of the same key replaces."""
+    chunks: list[Any] = table["symbol"].chunks
     codes = [
         pc.index_in(chunk.dictionary, value_set=symbols).to_numpy().astype(np.int64)[chunk.indices.to_numpy()]
-        for chunk in table["symbol"].chunks
+        for chunk in chunks
     ]
-    keys = (np.concatenate([np.zeros(0, np.int64), *codes]) << _SLOT) + (
-        days.astype(np.int64) + (1 << (_SLOT - 1))
-    )
+    keys = (np.concatenate([np.zeros(0, np.int64), *codes]) << _SLOT) + (days.astype(np.int64) + _DAY_0)
     del codes
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -321,14 +321,18 @@ def _differences(match: _Match, symbols: pa.Array, further: Int64) -> Iterator[p
 
     def table(kind: str, keys: Int64, column: str | None, a: Any = None, b: Any = None) -> pa.Table:
         n = len(keys)
-        days = (keys & ((1 << _SLOT) - 1)) - (1 << (_SLOT - 1))
-        arrays = [
+        days = (keys & ((1 << _SLOT) - 1)) - _DAY_0
+        codes: Any = pa.array((keys >> _SLOT).astype(np.int32))
+        arrays: list[Any] = [
             _constant(timeframe, n),
-            pa.DictionaryArray.from_arrays(pa.array((keys >> _SLOT).astype(np.int32)), symbols),
+            pa.DictionaryArray.from_arrays(codes, symbols),
             pa.array(days.astype(np.int32)).cast(pa.date32()),
             _constant(kind, n),
             _constant(column, n),
-            *(pa.nulls(n, pa.float64()) if side is None else pa.array(side) for side in (a, b)),
+            *(
+                pa.nulls(n, pa.float64()) if side is None else pa.array(side, mask=np.isnan(side))
+                for side in (a, b)
+            ),
         ]
         return pa.Table.from_arrays(arrays, schema=DIFFERENCES)
 
@@ -347,7 +351,8 @@ def _differences(match: _Match, symbols: pa.Array, further: Int64) -> Iterator[p
 def _constant(text: str | None, rows: int) -> pa.Array:
     if text is None:
         return pa.nulls(rows, SYMBOL)
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+    codes: Any = pa.array(np.zeros(rows, np.int32))
+    return pa.DictionaryArray.from_arrays(codes, pa.array([text]))
 
 
 def anchor_of(snapshot: Snapshot) -> str:
@@ -355,7 +360,7 @@ def anchor_of(snapshot: Snapshot) -> str:
     return snapshot.properties.get(tables.ANCHOR, "exchange")
 
 
-def grids(summaries: Sequence[Summary], sample: pa.Table) -> Iterator[Table]:
+def grids(summaries: Sequence[Summary], sample: pa.Table) -> Iterator[RenderableType]:
     """Yield the tables to print: bars by timeframe and kind, and some of the differences, if any."""
     found = [kind for kind in KINDS if any(summary.kinds[kind] for summary in summaries)]
     columns = [name for name in VALUES if any(summary.columns[name] for summary in summaries)]

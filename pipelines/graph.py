@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import grouping, sinks
 from fibflow.io.manifest import Manifest
-from fibflow.io.rows import Lazy
+from fibflow.io.rows import Origins
 from fibflow.io.storage import Storage
 from fibflow.pipelines.plan import Plan
 from fibflow.transforms import aggregate
@@ -38,7 +38,7 @@ def run_bars(plan: Plan, spec: BarSpec, to: Destination, options: PipelineOption
             plan.source, spec.calendar, plan.direct, plan.scattered, plan.bounds, to.staging
         )
         made = read[grouping.ROWS] | aggregate.AggregateBars(
-            spec, whole_symbols=True, origins=Lazy(plan.source)
+            spec, whole_symbols=True, origins=Origins(plan.source)
         )
         bars = made[aggregate.BARS] | "WriteBars" >> beam.ParDo(
             sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run)

@@ -8,36 +8,31 @@
     compact, vacuum                           upkeep: says what it would do; --apply does it
     compare --silver DIR                      the predecessor's silver files against this lake
 
-``bars`` and ``chart`` read older versions with ``--as-of``. Dates are sessions; a range includes its start and
-not its end.
+``bars`` and ``chart`` read older versions with ``--as-of``. Dates are sessions; a range includes its
+start and not its end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fibflow.io import tables
 from fibflow.io.bars import BarReader
-from fibflow.io.lake import Lake, LakeTable
+from fibflow.io.lake import Lake
 from fibflow.io.storage import LakeError
-from fibflow.pipelines import cli, show
+from fibflow.pipelines import cli, inspect_tables, show
 from fibflow.transforms.timeframe import Timeframe, parse_timeframes
 
 _SHOWN_BARS = 20
 _CHART_BARS = 120
 _SAMPLE = 10
-#: A data file that compaction makes holds about so many rows.
-COMPACT_ROWS = 1_000_000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,11 +71,13 @@ def parser() -> argparse.ArgumentParser:
             )
         sub.add_argument("--output", type=Path, metavar="FILE", required=name == "chart")
 
-    sub = command("versions", _versions, "the versions of a table, newest first")
+    sub = command("versions", inspect_tables.versions, "the versions of a table, newest first")
     sub.add_argument("--table", choices=list(tables.TABLES), default=tables.BARS.name)
     sub.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N (default: 20)")
-    command("tables", _tables, "the tables of the lake")
-    sub = command("dead-letters", _dead_letters, "refused rows: how many by reason, and a sample")
+    command("tables", inspect_tables.sizes, "the tables of the lake")
+    sub = command(
+        "dead-letters", inspect_tables.dead_letters, "refused rows: how many by reason, and a sample"
+    )
     sub.add_argument("--reason", help="only rows refused for this reason")
     sub.add_argument("--symbol", help="only rows of this symbol")
     sub.add_argument(
@@ -90,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, metavar="FILE", help="write all of the rows there")
 
     for name, run, text in (
-        ("compact", _compact, "merge small files"),
-        ("vacuum", _vacuum, "delete files that no version within the retention holds"),
+        ("compact", inspect_tables.compact, "merge small files"),
+        ("vacuum", inspect_tables.vacuum, "delete files that no version within the retention holds"),
     ):
         sub = command(name, run, text)
         sub.add_argument("--table", choices=list(tables.TABLES), help="default: all")
@@ -217,163 +214,6 @@ def _chart(args: argparse.Namespace, lake: Lake) -> int:
     bars = _read(args, reader, few)
     chart.candlesticks(bars, args.symbol, args.timeframe, reader.calendar, args.output)
     print(f"{args.output}: {len(bars)} bars")
-    return cli.OK
-
-
-# --- tables ------------------------------------------------------------------------------------------
-
-
-def _existing(lake: Lake, name: str | None = None) -> list[LakeTable]:
-    """The lake's tables, or one of them."""
-    found = [lake.table(spec) for spec in tables.TABLES.values() if name in (None, spec.name)]
-    found = [table for table in found if table.exists]
-    if not found:
-        what = f"there is no table {name} in {lake.uri}" if name else f"there is no lake at {lake.uri}"
-        raise LakeError(f"{what}: pipelines.load and pipelines.batch make it")
-    return found
-
-
-def _tables(args: argparse.Namespace, lake: Lake) -> int:
-    rows = []
-    for table in _existing(lake):
-        at = table.snapshot()
-        facts = [
-            f"{key.partition('.')[2]} {_short(key, value)}" for key, value in sorted(at.properties.items())
-        ]
-        numbers = (f"{at.rows:,}", f"{len(at):,}", _size(at.bytes), str(at.version))
-        rows.append((table.spec.name, *numbers, ", ".join(facts)))
-    columns = ("table", "rows", "files", "size", "version", "properties")
-    show.console().print(show.grid(str(lake.uri), columns, rows, left=("table", "properties")))
-    return cli.OK
-
-
-def _short(key: str, value: str) -> str:
-    if key == tables.CALENDAR_HASHES:
-        return f"of {len(json.loads(value))} years"
-    return value if len(value) <= 40 else f"{value[:37]}..."
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def _versions(args: argparse.Namespace, lake: Lake) -> int:
-    (table,) = _existing(lake, args.table)
-    rows = []
-    newest = table.version
-    for version in range(newest, max(-1, newest - args.limit), -1):
-        entry = table.log.read(version)
-        # Delta drops old entries; a checkpoint stands for them.
-        if entry is None:
-            break
-        info, added = entry.info, entry.files("add")
-        stamp = datetime.fromtimestamp(info["timestamp"] / 1000, UTC) if "timestamp" in info else None
-        rows.append(
-            (
-                str(version),
-                f"{stamp:%Y-%m-%d %H:%M:%S}" if stamp else "",
-                str(info.get("operation", "")),
-                str(info.get("fibflow.run", "")),
-                f"+{len(added):,} -{len(entry.of('remove')):,}",
-                f"{sum(file.rows for file in added):,}",
-                entry.scope.describe() if entry.scope is not None else "",
-            )
-        )
-    columns = ("version", "time (UTC)", "operation", "run", "files", "rows written", "scope")
-    left = ("time (UTC)", "operation", "run", "scope")
-    show.console().print(show.grid(table.spec.name, columns, rows, left))
-    return cli.OK
-
-
-def _dead_letters(args: argparse.Namespace, lake: Lake) -> int:
-    table = lake.table(tables.DEAD_LETTERS)
-    wanted = {"reason": args.reason} if args.reason else {}
-    reasons = pa.table({"reason": pa.array([], pa.string())})
-    if table.exists:
-        snapshot = table.snapshot()
-        reasons, _ = snapshot.read(["reason"], args.symbol, where=wanted, dictionary=("reason",))
-    if not len(reasons):
-        print("no row was refused" if not (wanted or args.symbol) else "no such row was refused")
-        return cli.OK
-    counts = sorted(
-        (
-            (entry["values"], entry["counts"])
-            for entry in pc.value_counts(reasons["reason"].cast(pa.string())).to_pylist()
-        ),
-        key=lambda found: (-found[1], found[0]),
-    )
-    out = show.console()
-    out.print(
-        show.grid(
-            "refused rows", ("reason", "rows"), [(name, f"{n:,}") for name, n in counts], left=("reason",)
-        )
-    )
-    rows, _ = snapshot.read(None, args.symbol, where=wanted)
-    # A few of each reason, so that a frequent one does not hide the others.
-    each = -(-args.limit // len(counts))
-    codes = rows["reason"].combine_chunks().dictionary_encode().indices.to_numpy()
-    firsts = np.concatenate([np.flatnonzero(codes == code)[:each] for code in range(len(counts))])
-    sample = rows.take(pa.array(np.sort(firsts)[: args.limit]))
-    names = ("reason", "symbol", "ts", "open", "high", "low", "close", "volume", "origin")
-    shown = {
-        name: [str("" if v is None else v) for v in sample[name].to_pylist()]
-        for name in names
-        if name != "ts"
-    }
-    micros = pc.cast(sample["ts"], pa.int64()).to_pylist()
-    shown["ts"] = [
-        "" if m is None else str(np.datetime64(m, "us").astype("datetime64[m]")).replace("T", " ")
-        for m in micros
-    ]
-    cells = list(zip(*(shown[name] for name in names), strict=True))
-    out.print(
-        show.grid(
-            f"{len(sample)} of {len(rows):,}, times in UTC", names, cells, left=("reason", "symbol", "origin")
-        )
-    )
-    if args.output is not None:
-        with show.exporting(
-            args.output, rows.schema, show.form_of(args.format, args.output, "csv")
-        ) as export:
-            export.write(rows)
-    return cli.OK
-
-
-# --- upkeep ------------------------------------------------------------------------------------------
-
-
-def _compact(args: argparse.Namespace, lake: Lake) -> int:
-    from fibflow.io.maintenance import compact
-
-    rows = []
-    for table in _existing(lake, args.table):
-        done = compact(table, COMPACT_ROWS, cli.new_run_id(), dry_run=not args.apply)
-        files = f"{done.files_before:,} to {done.files_after:,}"
-        version = "" if done.version is None else str(done.version)
-        rows.append((table.spec.name, files, f"{done.rows:,}", _size(done.bytes_before), version))
-    title = "merged" if args.apply else "would be merged; --apply does it"
-    columns = ("table", "files", "rows", "size before", "version")
-    show.console().print(show.grid(title, columns, rows, left=("table",)))
-    return cli.OK
-
-
-def _vacuum(args: argparse.Namespace, lake: Lake) -> int:
-    from fibflow.io.maintenance import vacuum
-
-    if not 0 <= args.retention_days < 36_500:
-        raise cli.UsageError(f"--retention-days {args.retention_days:g}: name a number of days, 0 or more")
-    rows = []
-    for table in _existing(lake, args.table):
-        done = vacuum(table, lake.clock(), args.retention_days * 24, dry_run=not args.apply)
-        rows.append((table.spec.name, f"{len(done.paths):,}", _size(done.bytes)))
-    title = "deleted" if args.apply else "would be deleted; --apply does it"
-    title += f" (older than {args.retention_days:g} days)"
-    show.console().print(show.grid(title, ("table", "files", "size"), rows, left=("table",)))
     return cli.OK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from fibflow.pipelines.cli import UsageError
 from fibflow.runners.profiles import profile
@@ -22,13 +22,13 @@ def beam_options(runner: str, workers: int, flags: Sequence[str]) -> PipelineOpt
     Raises:
         UsageError: Beam does not know a flag either; it would pass over a misspelt one.
     """
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known = _BeamArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for options in {str(kind): kind for kind in PipelineOptions.__subclasses__()}.values():
         options._add_argparse_args(known)
     try:
         _, unknown = known.parse_known_args(list(flags))
-    except SystemExit as error:
-        raise UsageError(f"Beam cannot read {' '.join(flags)} (see --help)") from error
+    except argparse.ArgumentError as error:
+        raise UsageError(f"Beam: {error}") from error
     if unknown:
         raise UsageError(f"unknown option {unknown[0]} (see --help)")
     return PipelineOptions([*profile(runner, workers=workers).options, *flags])

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -38,15 +38,16 @@ def console() -> Console:
 
 def grid(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()
-) -> Table:
-    """Return a table of text; columns not named in ``left`` are set to the right."""
-    # Text, because a cell's brackets are no markup.
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+) -> RenderableType:
+    """Return a table of text under a title; columns not named in ``left`` are set to the right."""
+    table = Table()
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)
     for row in rows:
+        # Text, because a cell's brackets are no markup.
         table.add_row(*(Text(cell) for cell in row))
-    return table
+    # Not the table's own title, which is broken to its width.
+    return Group(Text(title, style="bold"), table)
 
 
 def local_times(ts: Any, calendar: TradingCalendar) -> npt.NDArray[np.datetime64]:
@@ -62,18 +63,12 @@ def time_texts(times: npt.NDArray[np.datetime64]) -> list[str]:
     return [text.replace("T", " ") for text in texts]
 
 
-def bar_grid(bars: pa.Table, title: str, calendar: TradingCalendar) -> Table:
+def bar_grid(bars: pa.Table, title: str, calendar: TradingCalendar) -> RenderableType:
     """Return bars (``schemas.BARS``) as a table, times on the exchange's clock."""
     times = {name: time_texts(local_times(bars[name], calendar)) for name in ("ts", "end")}
-    shown: dict[str, list[str]] = {
-        "symbol": bars["symbol"].to_pylist(),
-        "from": times["ts"],
-        "known at": times["end"],
-    }
+    shown: dict[str, list[str]] = {"from": times["ts"], "known at": times["end"]}
     for name in ("open", "high", "low", "close"):
-        shown[name] = [
-            f"{value:,.4f}".rstrip("0").ljust(2).strip().rstrip(".") for value in bars[name].to_pylist()
-        ]
+        shown[name] = [_price(value) for value in bars[name].to_numpy().tolist()]
     shown["volume"] = [f"{value:,.6f}".rstrip("0").rstrip(".") for value in bars["volume"].to_pylist()]
     shown["vwap"] = ["" if value is None else f"{value:,.4f}" for value in bars["vwap"].to_pylist()]
     for name in ("trade_count", "sessions", "revision"):
@@ -85,7 +80,7 @@ def bar_grid(bars: pa.Table, title: str, calendar: TradingCalendar) -> Table:
     empty = [name for name in ("vwap", "trade_count") if bars[name].null_count == len(bars)]
     names = [name for name in shown if name not in empty]
     rows = list(zip(*(shown[name] for name in names), strict=True))
-    return grid(f"{title}, times of {calendar.zone}", names, rows, left=("symbol", "state"))
+    return grid(f"{title}, times of {calendar.zone}", names, rows, left=("state",))
 
 
 def _price(value: float) -> str:
@@ -154,16 +149,17 @@ class Export:
 def _iso(column: Any) -> pa.Array:
     """Return instants as ISO 8601 to the second, or to the microsecond where they need it."""
     micros = pc.cast(column, pa.int64())
-    values = pc.fill_null(micros, 0).to_numpy().astype("datetime64[us]")
-    unit = "s" if bool((values == values.astype("datetime64[s]")).all()) else "us"
-    return pa.array(np.char.add(np.datetime_as_string(values, unit), "Z"), mask=micros.is_null().to_numpy())
+    values: npt.NDArray[np.datetime64] = pc.fill_null(micros, 0).to_numpy().astype("datetime64[us]")
+    whole = bool((values == values.astype("datetime64[s]")).all())
+    texts = np.datetime_as_string(values, "s" if whole else "us")
+    return pa.array(np.char.add(texts, "Z"), mask=micros.is_null().to_numpy())
 
 
-def as_text(table: Table) -> str:
-    """Return a table as it would be printed."""
-    out = Console(width=_WIDE, file=io.StringIO())
-    out.print(table)
-    return out.file.getvalue()
+def as_text(table: RenderableType) -> str:
+    """Return what would be printed."""
+    out = io.StringIO()
+    Console(width=_WIDE, file=out).print(table)
+    return out.getvalue()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from fibflow.transforms import coders
 from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
 from fibflow.transforms.duplicates import resolve
 from fibflow.transforms.partials import as_arrow, encode_symbols
-from fibflow.transforms.validation import dead_letters
+from fibflow.transforms.validation import Names, dead_letters
 
 coders.register()
 
@@ -47,7 +47,7 @@ def split_by_bucket(rows: pa.Table, buckets: int = BUCKETS) -> Iterator[tuple[in
 
 
 def aggregate(
-    rows: pa.Table, spec: BarSpec, origins: Sequence[str] = ("",)
+    rows: pa.Table, spec: BarSpec, origins: Names = ("",)
 ) -> tuple[list[pa.Table], pa.Table]:
     """Return the bars of each timeframe, and the duplicates that lost, of rows that hold whole symbols.
 
@@ -67,7 +67,7 @@ def aggregate(
 @beam.typehints.with_input_types(pa.Table)
 @beam.typehints.with_output_types(pa.Table)
 class _Aggregate(beam.DoFn):
-    def __init__(self, spec: BarSpec, origins: Sequence[str]) -> None:
+    def __init__(self, spec: BarSpec, origins: Names) -> None:
         self._spec = spec
         self._origins = origins
 
@@ -98,7 +98,7 @@ class AggregateBars(beam.PTransform):
 
     spec: BarSpec
     whole_symbols: bool = False
-    origins: Sequence[str] = ("",)
+    origins: Names = ("",)
     buckets: int = BUCKETS
 
     def __post_init__(self) -> None:
@@ -117,7 +117,8 @@ class AggregateBars(beam.PTransform):
                 | "Concat" >> beam.MapTuple(_concat).with_output_types(pa.Table)
             )
         fold = beam.ParDo(_Aggregate(self.spec, self.origins))
-        return rows | "Fold" >> fold.with_outputs(DEAD_LETTERS, main=BARS)
+        made = rows | "Fold" >> fold.with_outputs(DEAD_LETTERS, main=BARS)
+        return coders.tables_of(made, BARS, DEAD_LETTERS)
 
 
 def _concat(_: int, tables: Iterable[pa.Table]) -> pa.Table:

@@ -85,8 +85,7 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
     calendar = spec.calendar
     days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
     positions = calendar.positions(days)
-    newest = int(positions.max())
-    as_of = int(calendar.day_ends[newest]) if spec.as_of is None else spec.as_of
+    as_of = int(calendar.day_ends[int(positions.max())]) if spec.as_of is None else spec.as_of
     # A session that the calendar has lost since the row was landed is no session.
     known = (positions != NO_SESSION) & (
         positions <= np.searchsorted(calendar.day_ends, as_of, side="right") - 1
@@ -96,52 +95,63 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         if not len(rows):
             return
     values = _rows(rows)
+    # Platform integers: taking by anything smaller converts the index at each timeframe.
+    positions = positions.astype(np.intp)
     counted, base = _counted(values, positions, spec)
+    newest = int(np.searchsorted(calendar.day_ends, as_of, side="right")) - 1
     for timeframe in spec.timeframes:
-        windows = SessionWindows(calendar, timeframe.sessions)
+        length = timeframe.sessions
+        windows = SessionWindows(calendar, length)
         numbers = windows.exchange_numbers(positions) if base is None else windows.numbers(counted, base)
         starts = run_starts(values.symbol, numbers)
-        last = np.append(starts[1:], len(values)) - 1
-        sessions = (last - starts + 1).astype(np.int32)
-        first_session, last_session = positions[starts], positions[last]
+        number = numbers.take(starts)
+        own: Any = calendar.origin if base is None else base.take(starts)
         keep = np.ones(len(starts), np.bool_)
         if spec.anchor is Anchor.ROWS:
-            ts, end = calendar.day_starts[first_session], calendar.day_ends[last_session]
-            complete = sessions == timeframe.sessions
+            complete = np.diff(starts, append=len(values)) == length
             if spec.bases:
-                keep = counted[starts] == numbers[starts] * timeframe.sessions
+                keep = counted.take(starts) == number * length
         else:
-            ts, end = windows.bounds(numbers[starts], calendar.origin if base is None else base[starts])
-            complete = end <= as_of
-        chosen = _choose(keep, ts, end, complete, spec)
+            complete = number <= (newest - own - length + 1) // length
+        chosen = _order(keep, complete, spec)
+        first, last = _ends(starts, len(values), chosen)
+        if spec.anchor is Anchor.ROWS:
+            ts, end = calendar.day_starts[positions[first]], calendar.day_ends[positions[last]]
+        else:
+            ts, end = windows.bounds(number[chosen], own if base is None else own[chosen])
+        within = _within(ts, end, spec)
+        if within is not None:
+            chosen, first, last, ts, end = (part[within] for part in (chosen, first, last, ts, end))
+        if not len(chosen):
+            continue
         runs = Runs(
             starts=starts,
             chosen=chosen,
-            ts=ts[chosen],
-            end=end[chosen],
-            begins=calendar.day_starts[first_session[chosen]],
-            finishes=calendar.day_ends[last_session[chosen]] - 1,
-            sessions=sessions[chosen],
+            first=first,
+            last=last,
+            ts=ts,
+            end=end,
+            begins=calendar.day_starts[positions[first]],
+            finishes=calendar.day_ends[positions[last]] - 1,
+            sessions=(last - first + 1).astype(np.int32),
         )
-        if len(chosen):
-            yield finish(fold(values, runs), timeframe.name, complete[chosen])
+        yield finish(fold(values, runs), timeframe.name, complete[chosen])
 
 
-def _counted(rows: Rows, positions: Int32, spec: BarSpec) -> tuple[Int32, Int32 | None]:
+def _counted(rows: Rows, positions: Index, spec: BarSpec) -> tuple[Index, Index | None]:
     """Return what the anchor counts, and from where for each row: None under ``exchange``."""
     if spec.anchor is Anchor.EXCHANGE:
         return positions, None
     first = run_starts(rows.symbol, np.zeros(len(rows), np.int8))
     lengths = np.diff(first, append=len(rows))
-    own = positions[first] if spec.anchor is Anchor.LISTING else np.zeros(len(first), np.int32)
+    own = positions[first] if spec.anchor is Anchor.LISTING else np.zeros(len(first), np.intp)
     if spec.bases:
         names: list[Any] = rows.symbols.take(as_arrow(rows.symbol[first])).to_pylist()
         known = [spec.bases.get(name, base) for name, base in zip(names, own.tolist(), strict=True)]
-        own = np.array(known, np.int32)
+        own = np.array(known, np.intp)
     if spec.anchor is Anchor.LISTING:
         return positions, np.repeat(own, lengths)
-    numbers = np.arange(len(rows), dtype=np.int32) + np.repeat(own - first.astype(np.int32), lengths)
-    return numbers, np.zeros(len(rows), np.int32)
+    return np.arange(len(rows)) + np.repeat(own - first, lengths), np.zeros(len(rows), np.intp)
 
 
 def minute_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
@@ -175,13 +185,25 @@ def minute_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         else:
             start, end = _windows(ts, timeframe, spec)
             starts = run_starts(values.symbol, start)
-            last = np.append(starts[1:], len(values)) - 1
-            one = np.ones(len(starts), np.int32)
-            runs = Runs(starts, None, start[starts], end[starts], ts[starts], ts[last] + MINUTE_US - 1, one)
+            first, last = _ends(starts, len(values), None)
+            runs = Runs(
+                starts=starts,
+                chosen=None,
+                first=first,
+                last=last,
+                ts=start[first],
+                end=end[first],
+                begins=ts[first],
+                finishes=ts[last] + MINUTE_US - 1,
+                sessions=np.ones(len(starts), np.int32),
+            )
             partials = fold(values, runs)
         made[timeframe.minutes] = partials
         complete = partials.end <= as_of
-        chosen = _choose(np.ones(len(partials), np.bool_), partials.ts, partials.end, complete, spec)
+        chosen = _order(np.ones(len(partials), np.bool_), complete, spec)
+        within = _within(partials.ts[chosen], partials.end[chosen], spec)
+        if within is not None:
+            chosen = chosen[within]
         if len(chosen):
             yield finish(partials.take(chosen), timeframe.name, complete[chosen])
 
@@ -199,16 +221,32 @@ def _windows(ts: Int64, timeframe: Timeframe, spec: BarSpec) -> tuple[Int64, Int
     return starts[minute], ends[minute]
 
 
-def _choose(keep: Bool, ts: Int64, end: Int64, complete: Bool, spec: BarSpec) -> Index:
+def _order(keep: Bool, complete: Bool, spec: BarSpec) -> Index:
     """Return which windows to write: those that have ended first, then the open ones."""
-    if spec.start is not None:
-        keep &= ts >= spec.start
-    if spec.end is not None:
-        keep &= ts < spec.end
-    if spec.changed_from is not None:
-        keep &= end > spec.changed_from
     ended = np.flatnonzero(keep & complete)
     return ended if spec.complete_only else np.concatenate((ended, np.flatnonzero(keep & ~complete)))
+
+
+def _ends(starts: Index, rows: int, chosen: Index | None) -> tuple[Index, Index]:
+    """Return the first and the last row of the chosen runs."""
+    stops = np.append(starts[1:], rows)
+    if chosen is None:
+        return starts, stops - 1
+    return starts.take(chosen), stops.take(chosen) - 1
+
+
+def _within(ts: Int64, end: Int64, spec: BarSpec) -> Bool | None:
+    """Return which windows are asked for; None for all."""
+    if spec.start is None and spec.end is None and spec.changed_from is None:
+        return None
+    within = np.ones(len(ts), np.bool_)
+    if spec.start is not None:
+        within &= ts >= spec.start
+    if spec.end is not None:
+        within &= ts < spec.end
+    if spec.changed_from is not None:
+        within &= end > spec.changed_from
+    return within
 
 
 def _micros(rows: pa.Table) -> Int64:

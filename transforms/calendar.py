@@ -110,9 +110,7 @@ class TradingCalendar:
 
     def clock(self, ts: Int64) -> tuple[Int64, Int64, Int64]:
         """Return the zone's offset at each instant, and since and until when it holds (UTC microseconds)."""
-        index = np.searchsorted(self.transitions, ts, side="right")
-        until = np.append(self.transitions, np.iinfo(np.int64).max)[index]
-        return self.offsets[index - 1], self.transitions[index - 1], until
+        return _clock(ts, self.transitions, self.offsets)
 
     def hashes(self, through_year: int) -> dict[str, str]:
         """Return a short hash of each year's sessions up to ``through_year``: what a table remembers."""
@@ -131,11 +129,7 @@ class TradingCalendar:
 
     def midnight(self, day: int) -> int:
         """Return when a date (days since 1970) begins on the exchange's clock, UTC microseconds."""
-        utc = np.array([day * DAY_US], np.int64)
-        for _ in range(2):
-            offset, _, _ = self.clock(utc)
-            utc = day * DAY_US - offset
-        return int(utc[0])
+        return int(_midnights(np.array([day], np.int64), self.transitions, self.offsets)[0])
 
     def without(self, *dates: str) -> TradingCalendar:
         """Return the calendar with sessions closed that were planned: an unscheduled closure."""
@@ -170,6 +164,8 @@ def _reload(name: str, through_year: int, digest: str) -> TradingCalendar:
     return calendar
 
 
+#: Goes up when the same library would be read into other arrays.
+_FORMAT = 1
 _ARRAYS = ("days", "opens", "closes", "day_starts", "day_ends", "transitions", "offsets")
 
 
@@ -185,9 +181,9 @@ def load_calendar(name: str = "XNYS", through_year: int = 2030, cache: Path | No
     """
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fibflow"
     versions = "-".join(metadata.version(package) for package in ("exchange_calendars", "tzdata"))
-    path = folder / f"calendar-{name.replace('/', '_')}-{through_year}-{versions}.npz"
+    path = folder / f"calendar-{_FORMAT}-{name.replace('/', '_')}-{through_year}-{versions}.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {array: stored[array] for array in _ARRAYS}
             return TradingCalendar(name, str(stored["zone"]), **arrays, through_year=through_year)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
@@ -234,28 +230,35 @@ def _from_library(name: str, through_year: int) -> TradingCalendar:
         why = str(error).partition("\n")[0][:200]
         raise CalendarError(f"exchange_calendars cannot make {name} through {through_year}: {why}") from None
     zone = str(found.tz)
-    sessions = found.sessions
-    opens, closes = _micros(found.opens), _micros(found.closes)
-    day_starts = np.minimum(_midnights(sessions, zone), opens)
-    day_ends = np.maximum(_midnights(sessions + _one_day(), zone), closes)
+    held = np.ones(len(found.sessions), np.bool_)
+    if found.regular_holidays is not None:
+        # The library leaves them to pandas, which knows none before 1970 unless it is asked for the years.
+        held = ~found.sessions.isin(found.regular_holidays.holidays(found.sessions[0], found.sessions[-1]))
+    days = found.sessions[held].to_numpy().astype("datetime64[D]").astype(np.int64)
+    transitions, offsets = _zone_offsets(zone, int(days[0] - 3) * DAY_US, int(days[-1] + 4) * DAY_US)
+    opens, closes = _micros(found.opens[held]), _micros(found.closes[held])
+    day_starts = np.minimum(_midnights(days, transitions, offsets), opens)
+    day_ends = np.maximum(_midnights(days + 1, transitions, offsets), closes)
     day_ends[:-1] = np.minimum(day_ends[:-1], day_starts[1:])
-    transitions, offsets = _zone_offsets(zone, int(day_starts[0]) - DAY_US, int(day_ends[-1]) + DAY_US)
-    days = sessions.to_numpy().astype("datetime64[D]").astype(np.int32)
+    days = days.astype(np.int32)
     return TradingCalendar(
         name, zone, days, opens, closes, day_starts, day_ends, transitions, offsets, through_year
     )
 
 
-def _one_day() -> Any:
-    import pandas as pd
+def _clock(ts: Int64, transitions: Int64, offsets: Int64) -> tuple[Int64, Int64, Int64]:
+    index = np.searchsorted(transitions, ts, side="right")
+    until = np.append(transitions, np.iinfo(np.int64).max)[index]
+    return offsets[index - 1], transitions[index - 1], until
 
-    return pd.Timedelta(days=1)
 
-
-def _midnights(dates: Any, zone: str) -> Int64:
-    """Return when dates begin: the first of two midnights, or the end of an hour that the zone left out."""
-    first = np.ones(len(dates), np.bool_)
-    return _micros(dates.tz_localize(zone, nonexistent="shift_forward", ambiguous=first))
+def _midnights(days: Int64, transitions: Int64, offsets: Int64) -> Int64:
+    """Return when dates begin: at the first of two midnights, or where the clock was put past midnight."""
+    midnight = days * DAY_US
+    offset, _, change = _clock(midnight - DAY_US, transitions, offsets)
+    early = midnight - offset
+    after, _, _ = _clock(change, transitions, offsets)
+    return np.where(early < change, early, np.maximum(midnight - after, change))
 
 
 def _micros(instants: Any) -> Int64:

@@ -5,6 +5,8 @@ Without it Beam pickles a batch, and a pickled slice carries the buffers of the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 from apache_beam import coders
 
@@ -70,6 +72,16 @@ class ArrowTableCoder(coders.Coder):
     def to_type_hint(self) -> type:
         """Return the type that the coder is registered for."""
         return pa.Table
+
+
+def tables_of(outputs: Any, *tags: str) -> Any:
+    """Say that the tagged outputs of a ParDo hold tables, and return the outputs.
+
+    A decorator types the main output only. Beam pickles elements of an unknown type to learn their size.
+    """
+    for tag in tags:
+        outputs[tag].element_type = pa.Table
+    return outputs
 
 
 def register() -> None:

@@ -150,13 +150,16 @@ class Runs:
     Attributes:
         starts: first row of every run, in the order of the rows, shape (runs,).
         chosen: which runs to fold, shape (k,); None for all, in order.
-        ts, end: the chosen runs' windows.
+        first, last: the chosen runs' first and last rows.
+        ts, end: their windows.
         begins, finishes: first instant of each run's first row, last instant of its last row.
         sessions: how many sessions each run holds.
     """
 
     starts: Index
     chosen: Index | None
+    first: Index
+    last: Index
     ts: Int64
     end: Int64
     begins: Int64
@@ -168,8 +171,7 @@ def fold(rows: Rows, runs: Runs) -> Partials:
     """Fold runs of rows, sorted by symbol and time, into one partial bar each."""
     starts = runs.starts
     chosen: Any = slice(None) if runs.chosen is None else runs.chosen
-    first = starts[chosen]
-    last = (np.append(starts[1:], len(rows)) - 1)[chosen]
+    first, last = runs.first, runs.last
     zeros = np.zeros(len(first), np.int64)
     hi = lo = has_notional = count = has_count = None
     if rows.vwap is not None:

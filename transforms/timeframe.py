@@ -18,6 +18,7 @@ from fibflow.transforms.calendar import NO_SESSION, CalendarError, TradingCalend
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Index = npt.NDArray[np.intp]
 
 MINUTE_US = 60_000_000
 MINUTES_A_DAY = 1440
@@ -126,22 +127,32 @@ class SessionWindows:
     calendar: TradingCalendar
     sessions: int
 
-    def numbers(self, positions: Int32, base: Int32 | int) -> Int32:
+    def numbers(self, positions: Index, base: Index | int) -> Int32:
         """Return the window's number of each position (or row number), shape (n,)."""
-        return np.floor_divide(positions - base, np.int32(self.sessions), dtype=np.int32)
+        counted = (positions - base).astype(np.int32, copy=False)
+        return np.floor_divide(counted, np.int32(self.sessions))
 
-    def exchange_numbers(self, positions: Int32) -> Int32:
+    def exchange_numbers(self, positions: Index) -> Int32:
         """Return window numbers under the anchor ``exchange``, by a table of all sessions."""
-        table = self.numbers(np.arange(len(self.calendar), dtype=np.int32), self.calendar.origin)
+        table = self.numbers(np.arange(len(self.calendar)), self.calendar.origin)
         return table.take(positions)
 
-    def bounds(self, numbers: Int32, base: Int32 | int) -> tuple[Int64, Int64]:
+    def bounds(self, numbers: Int32, base: Index | int) -> tuple[Int64, Int64]:
         """Return start and end (UTC microseconds) of windows counted in sessions from ``base``.
 
         Raises:
             CalendarError: where a window ends after the calendar.
         """
-        first = numbers.astype(np.int64) * self.sessions + base
+        if isinstance(base, int) and len(numbers):
+            # One base: there are as many windows as the calendar has, however many symbols.
+            lowest = int(numbers.min())
+            grid = np.arange(lowest, int(numbers.max()) + 1)
+            starts, ends = self._bounds(grid * self.sessions + base)
+            index = numbers - np.int32(lowest)
+            return starts.take(index), ends.take(index)
+        return self._bounds(numbers.astype(np.int64) * self.sessions + base)
+
+    def _bounds(self, first: Int64) -> tuple[Int64, Int64]:
         last = first + (self.sessions - 1)
         if len(last) and int(last.max()) >= len(self.calendar):
             raise CalendarError(

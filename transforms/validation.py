@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,14 @@ PRICES = ("open", "high", "low", "close")
 Bool = npt.NDArray[np.bool_]
 
 
+class Names(Protocol):
+    """Names of files by rank: a sequence, or what looks them up."""
+
+    def __getitem__(self, rank: int, /) -> str:
+        """Return the name of the file with a rank."""
+        ...
+
+
 @dataclass(frozen=True)
 class Validated:
     """What validation leaves: ``rows`` (DAILY_ROWS or MINUTE_ROWS) and ``rejected`` (DEAD_LETTERS)."""
@@ -30,7 +37,7 @@ class Validated:
     rejected: pa.Table
 
 
-def validate_daily(raw: pa.Table, calendar: TradingCalendar, origins: Sequence[str]) -> Validated:
+def validate_daily(raw: pa.Table, calendar: TradingCalendar, origins: Names) -> Validated:
     """Split RAW rows into daily rows of the calendar's sessions and refused ones.
 
     Args:
@@ -47,7 +54,7 @@ def validate_daily(raw: pa.Table, calendar: TradingCalendar, origins: Sequence[s
     return Validated(_clean_optional(_select(raw, DAILY_ROWS)), rejected)
 
 
-def validate_minutes(raw: pa.Table, calendar: TradingCalendar, origins: Sequence[str]) -> Validated:
+def validate_minutes(raw: pa.Table, calendar: TradingCalendar, origins: Names) -> Validated:
     """Split RAW rows into minute rows within the calendar's sessions' days and refused ones.
 
     Arguments as ``validate_daily``; a stamp within a minute is that minute.
@@ -80,7 +87,7 @@ def _values(raw: pa.Table, name: str) -> npt.NDArray[np.float64]:
     return raw[name].to_numpy()
 
 
-def _split(raw: pa.Table, in_session: Bool, origins: Sequence[str]) -> tuple[Bool | None, pa.Table]:
+def _split(raw: pa.Table, in_session: Bool, origins: Names) -> tuple[Bool | None, pa.Table]:
     """Return the mask of rows to keep (None: all) and the refused rows with their reasons."""
     opens, highs, lows, closes = (_values(raw, name) for name in PRICES)
     volumes = _values(raw, "volume")
@@ -125,7 +132,7 @@ def reasons(bad: pa.Table, in_session: Bool) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(chosen, pa.int32()), names).cast(pa.string())
 
 
-def dead_letters(rows: pa.Table, reason: pa.Array | str, origins: Sequence[str]) -> pa.Table:
+def dead_letters(rows: pa.Table, reason: pa.Array | str, origins: Names) -> pa.Table:
     """Return refused rows in the form of the table ``dead_letters``; the run's id is null.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,7 @@ def _priced(symbols: pa.Array, time: str, times: pa.Array, schema: pa.Schema, se
         rng.uniform(10, 20, n).round(2),
         rng.uniform(0, 1, n).round(2),
     )
-    values = {
+    values: dict[str, Any] = {
         "symbol": symbols,
         time: times,
         "open": opens,

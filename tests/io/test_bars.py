@@ -23,6 +23,10 @@ def plain(bars):
     return bars.sort_by(KEYS)
 
 
+def of(bars, symbol):
+    return bars.filter(pc.field("symbol") == symbol)
+
+
 @pytest.fixture
 def lake(tmp_path):
     numbers = count()
@@ -47,14 +51,14 @@ def test_all_bars_of_a_timeframe(reader, made):
 
 
 def test_bars_of_one_symbol(reader, made):
-    expected = plain(made["3d"].filter(pc.equal(made["3d"]["symbol"], "B")))
+    expected = of(plain(made["3d"]), "B")
     assert reader.bars("B", "3d").equals(expected)
     assert reader.bars(["B"], "3d").equals(expected)
 
 
 def test_order_is_by_symbol_and_time_over_files(lake, made):
     bars = plain(made["5d"])
-    halves = [bars.filter(pc.equal(bars["symbol"], name)) for name in "BA"]
+    halves = [of(bars, name) for name in "BA"]
     commit_bars(lake, [halves[0][5:]], "1")
     commit_bars(lake, [halves[1]], "2")
     commit_bars(lake, [halves[0][:5]], "3")
@@ -134,8 +138,8 @@ def test_the_last_bars_come_from_the_newest_periods(lake):
 
 def test_reading_as_of(lake, made):
     bars = plain(made["5d"])
-    commit_bars(lake, [bars.filter(pc.equal(bars["symbol"], "A"))], "1")
-    commit_bars(lake, [bars.filter(pc.equal(bars["symbol"], "B"))], "2")
+    commit_bars(lake, [of(bars, "A")], "1")
+    commit_bars(lake, [of(bars, "B")], "2")
     reader = BarReader(lake)
     assert reader.bars(None, "5d", as_of=0)["symbol"].unique().to_pylist() == ["A"]
     stamps = [commit["timestamp"] for commit in lake.table(tables.BARS).history()]

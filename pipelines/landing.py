@@ -1,0 +1,393 @@
+"""One load: which files have to be landed, the pipeline that lands them, and the commits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from fibflow.io import sinks, tables
+from fibflow.io.datafiles import DataFile, TableSpec
+from fibflow.io.failpoints import hit
+from fibflow.io.failures import failure
+from fibflow.io.files import InputError, RawFile, list_raw
+from fibflow.io.lake import Lake, LakeTable, PropertyMismatch, RebaseNeeded, Scope
+from fibflow.io.landing import DEAD_LETTERS, FILE_ROWS, REPLACED, TOLD, LandFiles, Target
+from fibflow.io.ledger import (
+    MOST_SMALL_FILES,
+    SMALL_FILE_ROWS,
+    Changes,
+    KnownFiles,
+    changes_of,
+    entries_of,
+    read_ledger,
+    record,
+    sources_of,
+)
+from fibflow.io.manifest import Manifest
+from fibflow.io.raw import Kind
+from fibflow.io.rows import RawRows
+from fibflow.io.snapshot import Snapshot, read_files
+from fibflow.io.storage import Storage
+from fibflow.io.upsert import pieces, sort_rows
+from fibflow.pipelines import cli
+from fibflow.pipelines.facts import snapshot_of
+from fibflow.pipelines.plan import plan_raw
+from fibflow.transforms.calendar import TradingCalendar, load_calendar
+from fibflow.transforms.schemas import LEDGER
+
+#: The property that says what rows a bronze table holds: ``daily`` or ``minutes``.
+KIND = "fibflow.kind"
+
+_ATTEMPTS = 5
+_FEW_SYMBOLS = 500
+_EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        input: a folder or file, or ``s3://bucket/...``.
+        kind: of its rows.
+        price_basis, calendar: None for the table's own.
+        symbols: the only ones to land; None for all.
+        full_refresh: land all files, in place of all that the table holds.
+        dry_run: write nothing.
+        options: Beam's.
+        local: workers see this machine's folders.
+        staging: the place for temporary files; None for the default one.
+        run: the run's id, unique.
+        year: the current one.
+    """
+
+    input: str
+    kind: Kind
+    price_basis: str | None
+    calendar: str | None
+    symbols: frozenset[str] | None
+    full_refresh: bool
+    dry_run: bool
+    options: PipelineOptions
+    local: bool
+    staging: str | None
+    run: str
+    year: int
+
+    @property
+    def spec(self) -> TableSpec:
+        """The bronze table's."""
+        return tables.DAILY if self.kind == "daily" else tables.MINUTES
+
+
+@dataclass
+class Report:
+    """What a load did, or would do in a dry run."""
+
+    said: str = ""
+    files: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[str] = field(default_factory=Counter)
+    left_over: int = 0
+    written: int = 0
+    replaced: int = 0
+    version: int = -1
+    by_period: bool = False
+
+    def count(self, name: str) -> int:
+        """Return the rows that are ``new`` or ``changed``."""
+        return sum(n for key, n in self.tallies.items() if key.startswith(f"{name}."))
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield names and values for the table at the end."""
+        if self.said:
+            yield "done", self.said
+        for name in ("new", "changed", "landed in part before", "unchanged"):
+            if self.files[name] or name in ("new", "changed"):
+                yield f"files {name}", f"{self.files[name]:,}"
+        yield "rows read", f"{self.tallies['rows_read']:,}"
+        for name, number in sorted(self.tallies.items()):
+            if name.startswith("rejected."):
+                yield name.replace(".", ": "), f"{number:,}"
+        for name in ("new", "changed"):
+            yield f"rows {name}", f"{self.count(name):,}"
+            for key, number in sorted(self.tallies.items()):
+                if self.by_period and key.startswith(f"{name}."):
+                    yield f"  {key.partition('.')[2]}", f"{number:,}"
+        yield "rows unchanged", f"{self.tallies['unchanged']:,}"
+        if self.left_over:
+            yield "rows kept (gone from their file)", f"{self.left_over:,}"
+        yield "data files written", f"{self.written:,}"
+        yield "data files replaced", f"{self.replaced:,}"
+        yield "table version", "none" if self.version < 0 else str(self.version)
+
+
+def load(lake: Lake, request: Request) -> Report:
+    """Land what is new or changed in the input; with ``lake.aws`` where the input is on S3 too.
+
+    Raises:
+        UsageError: the price basis is not declared, or the calendar changed.
+        CalendarError: there is no such calendar.
+        PropertyMismatch: the table was made with another calendar or basis.
+        InputError: a file cannot be used; nothing was landed.
+        ConflictError: another load landed the same sessions first.
+        LakeError: the lake cannot be read or written.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(RebaseNeeded):
+            return _land(lake, request)
+    return _land(lake, request)
+
+
+def _terms(request: Request, bronze: LakeTable) -> tuple[TradingCalendar, str]:
+    """Return the calendar and the price basis, compared with the table's."""
+    properties = bronze.properties
+    basis = request.price_basis or properties.get(tables.PRICE_BASIS)
+    if basis is None:
+        raise cli.UsageError(
+            f"declare the prices of {request.input}: --price-basis raw, or --price-basis split-adjusted"
+        )
+    name = request.calendar or properties.get(tables.CALENDAR) or "XNYS"
+    if not request.full_refresh:
+        expected = {tables.CALENDAR: name, tables.PRICE_BASIS: basis, KIND: request.kind}
+        bronze.check(expected, properties)
+    calendar = load_calendar(name, request.year + 2)
+    held = json.loads(properties.get(tables.CALENDAR_HASHES, "{}"))
+    now = calendar.hashes(request.year + 2)
+    moved = sorted(year for year, digest in held.items() if now.get(year, digest) != digest)
+    if moved and not request.full_refresh:
+        raise cli.UsageError(
+            f"calendar {calendar.name} changed in {', '.join(moved)} since {bronze.spec.name} was made: "
+            "--full-refresh lands all files anew"
+        )
+    return calendar, basis
+
+
+def _files(request: Request, lake: Lake) -> list[RawFile]:
+    files = list_raw(request.input, lake.aws)
+    if request.symbols is None:
+        return files
+    chosen = [file for file in files if file.symbol is None or file.symbol in request.symbols]
+    if not chosen:
+        raise InputError(f"{request.input}: no file holds a symbol of --symbols")
+    return chosen
+
+
+def _land(lake: Lake, request: Request) -> Report:
+    """Compare with the ledger, run the pipeline, commit.
+
+    Raises:
+        RebaseNeeded: another run changed the table meanwhile, without touching the same rows.
+    """
+    bronze = lake.table(request.spec)
+    calendar, basis = _terms(request, bronze)
+    snapshot = snapshot_of(bronze)
+    ledger = lake.table(tables.LEDGER)
+    entries = LEDGER.empty_table() if request.full_refresh else read_ledger(ledger, bronze.spec.name)
+    changes = changes_of(_files(request, lake), entries)
+    report = Report(version=snapshot.version, by_period=request.dry_run)
+    report.files.update(_file_counts(changes))
+    if not changes.to_land:
+        report.said = "no new data: every file was landed before"
+        return report
+    base = Snapshot.empty(bronze.storage, bronze.spec) if request.full_refresh else snapshot
+    with cli.staging_place(request.staging, lake, request.local, request.run) as staging:
+        source = RawRows(request.input, request.kind, calendar, staging, lake.aws, request.symbols)
+        source.stage(changes.to_land)
+        known = KnownFiles(staging)
+        known.stage(source.files, entries, changes.changed)
+        landed = snapshot.version + 2
+        target = Target(base, request.kind, calendar, known, landed, request.run, not request.dry_run)
+        manifest = _run(source, target, staging, request.options)
+        report.tallies.update(manifest.tallies)
+        report.left_over = _left_over(base, changes.changed, manifest.tallies["superseded"])
+        if request.dry_run:
+            report.said = "dry run: nothing was written"
+            return report
+        draft = _Draft.of(bronze, base, manifest, request.run)
+        hit("after-files")
+        if request.full_refresh:
+            draft = _Draft(draft.add, snapshot.select(), draft.sessions, anew=True)
+        if draft.add or draft.remove:
+            properties = _properties(snapshot, calendar, basis, request.kind, draft)
+            scope = _scope(request, changes.to_land, draft)
+            report.version = draft.commit(bronze, snapshot.version, scope, request.run, landed, properties)
+        commit_dead_letters(lake, manifest, staging, request.run)
+        counts = [
+            None if request.symbols is not None and file.symbol is None else manifest.tallies[f"rows.{rank}"]
+            for rank, file in enumerate(source.files)
+        ]
+        mine = entries_of(source.files, counts, bronze.spec.name, landed)
+        record(ledger, mine, request.run, bronze.spec.name if request.full_refresh else None)
+    report.written, report.replaced = len(draft.add), len(draft.remove)
+    if not draft.sessions and not request.full_refresh:
+        report.said = "no new data: no row differs from what the table holds"
+    return report
+
+
+def _file_counts(changes: Changes) -> dict[str, int]:
+    return {
+        "new": len(changes.new),
+        "changed": len(changes.changed),
+        "landed in part before": len(changes.partly),
+        "unchanged": len(changes.unchanged),
+    }
+
+
+def _run(source: RawRows, target: Target, staging: Storage, options: PipelineOptions) -> Manifest:
+    """Run the pipeline and return what it wrote. Nothing is committed."""
+    plan = plan_raw(source)
+    chunks = [*(items for _, items in plan.direct), *plan.scattered]
+    try:
+        with (
+            cli.progress(staging, len(chunks) + plan.units, f"loading about {plan.rows:,} rows"),
+            beam.Pipeline(options=options) as pipeline,
+        ):
+            landed = pipeline | "LandFiles" >> LandFiles(source, target, chunks, plan.bounds, staging)
+            refused = landed[DEAD_LETTERS] | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(staging))
+            (
+                (landed[TOLD], refused)
+                | "All" >> beam.Flatten()
+                | "ToOne" >> beam.WithKeys(None)
+                | "Together" >> beam.GroupByKey()
+                | "WriteManifest" >> beam.ParDo(sinks.WriteManifest(staging))
+            )
+    except Exception as error:
+        known = failure(staging) or cli.cause_of(error)
+        if known is error:
+            raise
+        raise known from None
+    return Manifest.read(staging)
+
+
+def _left_over(snapshot: Snapshot, changed: Sequence[RawFile], superseded: int) -> int:
+    """Return how many stored rows are of changed files that no longer have them."""
+    if not changed or not len(snapshot):
+        return 0
+    symbols = {file.symbol for file in changed}
+    few = None if None in symbols or len(symbols) > _FEW_SYMBOLS else sorted(map(str, symbols))
+    rows, _ = snapshot.read(["source"], few, where={"source": sources_of(changed).tolist()})
+    return len(rows) - superseded
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What a load asks to commit: files of the bronze table, and the sessions whose rows changed."""
+
+    add: list[DataFile]
+    remove: list[DataFile]
+    sessions: list[date]
+    anew: bool = False
+
+    @classmethod
+    def of(cls, bronze: LakeTable, base: Snapshot, manifest: Manifest, run: str) -> _Draft:
+        """Take what the pipeline wrote; merge the small files of periods that have many."""
+        sessions = sorted(
+            _EPOCH + timedelta(days=int(name.partition(".")[2]))
+            for name in manifest.tallies
+            if name.startswith("session.")
+        )
+        add, remove = manifest.of_table(base.spec.name), manifest.of_table(REPLACED)
+        gone = {file.path for file in remove}
+        small: dict[str, list[DataFile]] = defaultdict(list)
+        for file in (*base.select(), *add):
+            if file.rows < SMALL_FILE_ROWS and file.path not in gone:
+                small[str(file.partition["period"])].append(file)
+        made = {file.path for file in add}
+        for period in sorted({str(file.partition["period"]) for file in add}):
+            if len(small[period]) > MOST_SMALL_FILES:
+                add = [*_merged(bronze, small[period], period, run), *add]
+                old = {file.path for file in small[period]}
+                remove = [*remove, *(file for file in small[period] if file.path not in made)]
+                add = [file for file in add if file.path not in old]
+                for path in old & made:
+                    bronze.storage.filesystem.delete_file(bronze.storage.path(path))
+        return cls(add, remove, sessions)
+
+    def commit(
+        self,
+        bronze: LakeTable,
+        base_version: int,
+        scope: Scope,
+        run: str,
+        landed: int,
+        properties: dict[str, str],
+    ) -> int:
+        """Commit, and return the version. Where only sources of rows changed, the rows count as moved."""
+        moved = not self.sessions and not self.anew
+        try:
+            return bronze.commit(
+                self.add,
+                self.remove,
+                base_version=base_version,
+                scope=Scope(symbols=()) if moved else scope,
+                run=run,
+                properties={} if moved else properties,
+                metadata={"landed": [] if moved else [landed], **({"full": True} if self.anew else {})},
+                operation="OPTIMIZE" if moved else "MERGE",
+                data_change=not moved,
+            )
+        except PropertyMismatch as error:
+            # Another load made the table meanwhile, perhaps only with sessions of other years.
+            raise RebaseNeeded(str(error)) from error
+
+
+def _merged(bronze: LakeTable, files: Sequence[DataFile], period: str, run: str) -> list[DataFile]:
+    """Write the rows of small files of a period to few files."""
+    spec = bronze.spec
+    rows, _ = read_files(bronze.storage, spec, files, spec.file_schema.names, dictionary=["symbol"])
+    assert spec.time_column is not None
+    parts = pieces(sort_rows(rows, spec.time_column), FILE_ROWS)
+    return [
+        bronze.writer().write(part, {"period": period}, f"{run}-merged-{number}")
+        for number, part in enumerate(parts)
+    ]
+
+
+def _properties(
+    snapshot: Snapshot, calendar: TradingCalendar, basis: str, kind: Kind, draft: _Draft
+) -> dict[str, str]:
+    held = {} if draft.anew else json.loads(snapshot.properties.get(tables.CALENDAR_HASHES, "{}"))
+    newest = max([*(int(year) for year in held), *(day.year for day in draft.sessions[-1:])], default=0)
+    return {
+        tables.CALENDAR: calendar.name,
+        tables.CALENDAR_HASHES: json.dumps(calendar.hashes(newest), separators=(",", ":")),
+        tables.PRICE_BASIS: basis,
+        KIND: kind,
+    }
+
+
+def _scope(request: Request, files: Sequence[RawFile], draft: _Draft) -> Scope:
+    """Return what the load may have changed: its sessions, and its symbols where the files name few."""
+    if draft.anew or not draft.sessions:
+        return Scope()
+    symbols = request.symbols or frozenset(file.symbol for file in files if file.symbol is not None)
+    named = request.symbols is not None or all(file.symbol is not None for file in files)
+    few = tuple(sorted(symbols)) if named and len(symbols) <= _FEW_SYMBOLS else None
+    return Scope(symbols=few, start=draft.sessions[0], end=draft.sessions[-1])
+
+
+def commit_dead_letters(lake: Lake, manifest: Manifest, staging: Storage, run: str) -> None:
+    """Commit the refused rows, once: a load that is made again refuses the same ones."""
+    files = manifest.of_table(tables.DEAD_LETTERS.name)
+    if not files:
+        return
+    table = lake.table(tables.DEAD_LETTERS)
+    rows, _ = read_files(staging.child(tables.DEAD_LETTERS.name), tables.DEAD_LETTERS, files)
+    order = ("symbol", "ts", "reason", "origin", "open", "high", "low", "close", "volume")
+    rows = rows.sort_by([(name, "ascending") for name in order])
+    name = sinks.content_name(rows)
+    snapshot = snapshot_of(table)
+    if any(path.startswith(name) for path in snapshot.paths):
+        return
+    at = rows.schema.get_field_index("run")
+    rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(run), len(rows)))
+    file = table.writer().write(rows, {}, f"{name}-{run}")
+    table.commit([file], base_version=snapshot.version, scope=Scope(symbols=()), run=run)
