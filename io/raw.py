@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -117,7 +118,8 @@ class RawReader:
             InputError: The file is corrupt or gone, lacks a column or has one of a type that cannot be read;
                 its symbol contradicts its path; or its interval is another one.
         """
-        wanted = tuple(RAW.names) if columns is None else tuple(n for n in RAW.names if n in set(columns))
+        schema = RAW if columns is None else _part_of_raw(tuple(columns))
+        wanted = schema.names
         with self._source(file) as source:
             if file.is_parquet:
                 rows, found = self._read_parquet(file, source, kind, wanted, row_groups)
@@ -132,7 +134,7 @@ class RawReader:
                     pa.DictionaryArray.from_arrays(constant(0, pa.int32(), rows), symbols, safe=False)
                 )
             elif column is None:
-                arrays.append(constant(None, RAW.field(name).type, rows))
+                arrays.append(constant(None, schema.field(name).type, rows))
             else:
                 try:
                     arrays.append(_CONVERT[name](column))
@@ -141,7 +143,6 @@ class RawReader:
                         f"{file.path}: the column for {name} has the type {column.type}, which cannot be "
                         f"read; write it as {_EXPECTED.get(name, 'a number')}"
                     ) from error
-        schema = RAW if columns is None else pa.schema([RAW.field(name) for name in wanted])
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def statistics(self, file: RawFile) -> FileStats | None:
@@ -249,6 +250,11 @@ class RawReader:
             last = self._last = schema, _lay_out(schema.names, file, leaves)
         _check_complete(last[1], schema.names, file, wanted)
         return last[1]
+
+
+@functools.cache
+def _part_of_raw(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([field for field in RAW if field.name in columns])
 
 
 def _lay_out(names: Sequence[str], file: RawFile, leaves: dict[str, int]) -> _Layout:

@@ -94,7 +94,7 @@ class RawRows:
         Raises:
             InputError: as ``RawReader.read``.
         """
-        columns = [name for name in RAW.names if name != "version" or self.kind == "minutes"]
+        columns = tuple(name for name in RAW.names if name != "version" or self.kind == "minutes")
         tables = [self.reader.read(self.files[rank], self.kind, columns) for rank in items]
         ranks = np.repeat(np.array(items, np.int32), [len(table) for table in tables])
         raw = _without_empty(pa.concat_tables(tables)).append_column("rank", pa.array(ranks))

@@ -5,9 +5,8 @@ Bars are matched by (symbol, session of ``ts``), one timeframe at a time, in sor
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,23 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from rich.console import RenderableType
 
 from fibflow.io import tables
-from fibflow.io.aws import AwsConfig
-from fibflow.io.convert import to_double, to_symbol, to_utc_us
-from fibflow.io.files import InputError, RawFile, filesystem_for, list_raw
-from fibflow.io.raw import ALIASES
+from fibflow.io.rowfilter import Where
+from fibflow.io.silver import VALUES, Silver
 from fibflow.io.snapshot import Snapshot
 from fibflow.io.storage import LakeError
 from fibflow.pipelines.show import grid
 from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
 from fibflow.transforms.schemas import SYMBOL
-from fibflow.transforms.timeframe import Timeframe, TimeframeError
-
-VALUES = ("open", "high", "low", "close", "volume")
 
 #: A bar that only they have, only the lake has, or that both have with other values; or a further row of
 #: theirs for one bar.
@@ -55,10 +47,10 @@ DIFFERENCES = pa.schema(
     ]
 )
 
-_FOLDER = re.compile(r"(?:^|/)silver_(\d+[mhd])(?=/)")
 # A key is the symbol's code, then the day, moved so that it is positive.
 _SLOT = 32
 _DAY_0 = 1 << 31
+_PART = 1 << 20
 
 Int64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
@@ -111,71 +103,6 @@ class Side:
         return self.values[name][self.order[at]]
 
 
-class Silver:
-    """The predecessor's silver files at or under ``uri``: ``silver_<timeframe>/**/*.parquet``.
-
-    Raises:
-        InputError: there are none.
-    """
-
-    def __init__(self, uri: str, aws: AwsConfig | None = None) -> None:
-        self.uri = uri
-        self._filesystem: pafs.FileSystem = filesystem_for(uri, aws)[0]
-        self._files: dict[str, list[RawFile]] = {}
-        for file in list_raw(uri, aws):
-            if file.is_parquet and (found := _FOLDER.findall(file.path)):
-                self._files.setdefault(found[-1], []).append(file)
-        if not self._files:
-            raise InputError(f"{uri}: no folder silver_3d, silver_5d or the like with Parquet files is in it")
-
-    @property
-    def timeframes(self) -> list[str]:
-        """The timeframes that there are files of, shortest first.
-
-        Raises:
-            InputError: a folder's name is no timeframe.
-        """
-        try:
-            return [t.name for t in sorted(map(Timeframe.parse, self._files))]
-        except TimeframeError as error:
-            raise InputError(f"{self.uri}: {error}") from None
-
-    def read(self, timeframe: str) -> pa.Table:
-        """Return the rows of a timeframe: symbol, ts and ``VALUES``, in order of the files' paths.
-
-        Raises:
-            InputError: there are no files of it, or one cannot be read.
-        """
-        if timeframe not in self._files:
-            raise InputError(
-                f"{self.uri}: no folder silver_{timeframe}; there are {', '.join(self.timeframes)}"
-            )
-        return pa.concat_tables([self._read(file) for file in self._files[timeframe]]).unify_dictionaries()
-
-    def _read(self, file: RawFile) -> pa.Table:
-        try:
-            with self._filesystem.open_input_file(file.path) as source:
-                parquet = pq.ParquetFile(source)
-                names = {name.lower(): name for name in parquet.schema_arrow.names}
-                found = {}
-                for name in ("symbol", "ts", *VALUES):
-                    there = [names[alias] for alias in ALIASES[name] if alias in names]
-                    if not there:
-                        wanted, has = " or ".join(ALIASES[name]), ", ".join(names.values())
-                        raise InputError(f"{file.path}: no column for {name} ({wanted}); it has {has}")
-                    found[name] = there[0]
-                rows = parquet.read(list(found.values()), use_threads=False)
-            columns: list[Any] = [to_symbol(rows[found["symbol"]]), to_utc_us(rows[found["ts"]])]
-            columns += [to_double(rows[found[name]]) for name in VALUES]
-        except (OSError, pa.ArrowException, TypeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{file.path}: cannot be read as silver bars ({line})") from error
-        table = pa.table(columns, names=["symbol", "ts", *VALUES])
-        if table["symbol"].null_count or table["ts"].null_count:
-            raise InputError(f"{file.path}: a row has no symbol, or no date that can be read")
-        return table
-
-
 def compare(
     silver: Silver,
     snapshot: Snapshot,
@@ -202,63 +129,91 @@ def compare(
     where = {"timeframe": timeframe}
     if not snapshot.select(where=where):
         raise LakeError(f"no {timeframe} bars in this lake: make them with pipelines.batch --anchor rows")
-    theirs = silver.read(timeframe)
-    ours, _ = snapshot.read(["symbol", "ts", *VALUES, "complete"], where=where, dictionary=("symbol",))
-    symbols = pa.concat_arrays([_names(theirs), _names(ours)]).unique()
+    theirs = _Columns.of(silver.read(timeframe), calendar.session_days)
+    ours = _Columns.of(_ours(snapshot, where), lambda ts: _sessions(ts, calendar))
+    symbols = pa.concat_arrays([theirs.symbols, ours.symbols]).unique()
     symbols = symbols.take(pc.array_sort_indices(symbols))
-    there, further = _side(theirs, symbols, calendar.session_days(_micros(theirs)))
-    del theirs
-    positions = calendar.positions_at(_micros(ours))
-    if (positions == NO_SESSION).any():
-        raise LakeError(f"{timeframe} bars of this lake lie outside the sessions of {calendar.name}")
-    here, _ = _side(ours, symbols, calendar.days[positions])
-    del ours
+    there, further = theirs.side(symbols)
+    here, _ = ours.side(symbols)
     match = _match(there, here, timeframe, tolerance)
     match.summary.kinds[DUPLICATE] = len(further)
     match.summary.there += len(further)
     return match.summary, _differences(match, symbols, further)
 
 
-def _names(table: pa.Table) -> pa.Array:
-    chunks: list[Any] = table["symbol"].chunks
-    parts = [chunk.dictionary for chunk in chunks]
-    return pa.concat_arrays(parts).unique() if parts else pa.array([], pa.string())
+def _ours(snapshot: Snapshot, where: Where) -> pa.Table:
+    return snapshot.read(["symbol", "ts", *VALUES, "complete"], where=where, dictionary=("symbol",))[0]
 
 
-def _micros(table: pa.Table) -> Int64:
-    return pc.cast(table["ts"], pa.int64()).to_numpy()
+def _sessions(ts: Int64, calendar: TradingCalendar) -> npt.NDArray[Any]:
+    """The days of the sessions in which bars of the lake begin."""
+    positions = calendar.positions_at(ts)
+    if (positions == NO_SESSION).any():
+        raise LakeError(f"bars of this lake lie outside the sessions of {calendar.name}")
+    return calendar.days[positions]
 
 
-def _side(table: pa.Table, symbols: pa.Array, days: npt.NDArray[Any]) -> tuple[Side, Int64]:
-    """Return the side, and the keys of rows that a later row of the same key replaces."""
-    chunks: list[Any] = table["symbol"].chunks
-    codes = [
-        pc.index_in(chunk.dictionary, value_set=symbols).to_numpy().astype(np.int64)[chunk.indices.to_numpy()]
-        for chunk in chunks
-    ]
-    keys = (np.concatenate([np.zeros(0, np.int64), *codes]) << _SLOT) + (days.astype(np.int64) + _DAY_0)
-    del codes
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    again = np.append(keys[1:] == keys[:-1], False) if len(keys) else np.zeros(0, np.bool_)
-    further = keys[again]
-    if len(further):
-        keys, order = keys[~again], order[~again]
-    values = {name: table[name].to_numpy() for name in VALUES}
-    complete = table["complete"].to_numpy() if "complete" in table.column_names else None
-    return Side(keys, order, values, complete), further
+@dataclass
+class _Columns:
+    """Bars of one side as they were read: ``codes`` are places in ``symbols``, ``days`` sessions."""
+
+    symbols: pa.Array
+    codes: Index
+    days: npt.NDArray[Any]
+    values: dict[str, npt.NDArray[np.float64]]
+    complete: npt.NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, table: pa.Table, days: Callable[[Int64], npt.NDArray[Any]]) -> _Columns:
+        columns: dict[str, Any] = dict(zip(table.column_names, table.columns, strict=True))
+        # Each column is let go when it is copied: two copies of both sides do not fit.
+        del table
+        symbol = columns.pop("symbol").unify_dictionaries()
+        names = symbol.chunk(0).dictionary if symbol.num_chunks else pa.array([], pa.string())
+        codes = [chunk.indices.to_numpy() for chunk in symbol.chunks]
+        sessions = days(pc.cast(columns.pop("ts"), pa.int64()).to_numpy()).astype(np.int32)
+        values = {name: columns.pop(name).to_numpy() for name in VALUES}
+        complete = columns.pop("complete").to_numpy() if "complete" in columns else None
+        pa.default_memory_pool().release_unused()
+        return cls(names, np.concatenate([np.zeros(0, np.int32), *codes]), sessions, values, complete)
+
+    def side(self, symbols: pa.Array) -> tuple[Side, Int64]:
+        """Return the side, and the keys of rows that a later row of the same key replaces."""
+        keys = pc.index_in(self.symbols, value_set=symbols).to_numpy().astype(np.int64)[self.codes]
+        keys <<= _SLOT
+        keys += self.days
+        keys += _DAY_0
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        again = np.append(keys[1:] == keys[:-1], False) if len(keys) else np.zeros(0, np.bool_)
+        further = keys[again]
+        if len(further):
+            keys, order = keys[~again], order[~again]
+        return Side(keys, order, self.values, self.complete), further
 
 
 @dataclass
 class _Match:
-    """Two sides brought together: places in their keys, by kind of difference."""
+    """Two sides brought together.
+
+    Attributes:
+        there, here: the sides.
+        summary: the counts.
+        only_there, only_here: places in the keys of a side, by kind.
+        a, b: places of the bars that both have.
+        differing: which of these differ, by kind.
+        columns: which of these differ in a column.
+    """
 
     there: Side
     here: Side
     summary: Summary
     only_there: dict[str, Index]
     only_here: dict[str, Index]
-    differing: dict[str, dict[str, tuple[Index, Index]]]
+    a: Index
+    b: Index
+    differing: dict[str, npt.NDArray[np.bool_]]
+    columns: dict[str, npt.NDArray[np.bool_]]
 
 
 def _match(there: Side, here: Side, timeframe: str, tolerance: float) -> _Match:
@@ -266,53 +221,59 @@ def _match(there: Side, here: Side, timeframe: str, tolerance: float) -> _Match:
     place[place == len(here)] = 0
     both = here.keys[place] == there.keys if len(here) else np.zeros(len(there), np.bool_)
     a, b = np.flatnonzero(both), place[both]
+    del place
     unmatched = np.ones(len(here), np.bool_)
     unmatched[b] = False
     open_here = ~here.complete[here.order] if here.complete is not None else np.zeros(len(here), np.bool_)
 
     summary = Summary(timeframe, len(there), len(here))
     ends = there.last_of_symbol()
+    missing, further = np.flatnonzero(~both), np.flatnonzero(unmatched)
     # Their files do not say which windows are partial: a symbol's last one, where the lake leaves such out.
-    dropped = ends & _beyond(there, here) if not open_here.any() else np.zeros(len(there), np.bool_)
-    only_there = _by_trailing(ONLY_THERE, np.flatnonzero(~both), dropped)
-    only_here = _by_trailing(ONLY_HERE, np.flatnonzero(unmatched), open_here)
-    columns: dict[str, npt.NDArray[np.bool_]] = {}
-    different = np.zeros(len(a), np.bool_)
-    for name in VALUES:
-        columns[name] = ~_equal(there.value(name, a), here.value(name, b), tolerance)
-        different |= columns[name]
+    dropped = ends[missing] & _beyond(there, here, missing) & (not open_here.any())
+    only_there = _by_trailing(ONLY_THERE, missing, dropped)
+    only_here = _by_trailing(ONLY_HERE, further, open_here[further])
+    columns = {name: _differing(there, here, a, b, name, tolerance) for name in VALUES}
+    different = np.logical_or.reduce(list(columns.values()))
     # Where the lake goes on after their last bar, that one was made of fewer days.
     trailing = open_here[b] | (ends[a] & ~here.last_of_symbol()[b])
-    differing: dict[str, dict[str, tuple[Index, Index]]] = {}
-    for kind, mask in ((DIFFERS, different & ~trailing), (TRAILING + DIFFERS, different & trailing)):
-        summary.kinds[kind] = int(mask.sum())
-        differing[kind] = {name: (a[mask & found], b[mask & found]) for name, found in columns.items()}
-        summary.columns.update({name: len(found[0]) for name, found in differing[kind].items()})
+    differing = {DIFFERS: different & ~trailing, TRAILING + DIFFERS: different & trailing}
+    summary.kinds.update({kind: int(mask.sum()) for kind, mask in differing.items()})
+    summary.columns.update({name: int(mask.sum()) for name, mask in columns.items()})
     for kind, places in (*only_there.items(), *only_here.items()):
         summary.kinds[kind] = len(places)
     summary.equal = len(a) - int(different.sum())
-    return _Match(there, here, summary, only_there, only_here, differing)
+    return _Match(there, here, summary, only_there, only_here, a, b, differing, columns)
 
 
-def _beyond(there: Side, here: Side) -> npt.NDArray[np.bool_]:
+def _beyond(there: Side, here: Side, places: Index) -> npt.NDArray[np.bool_]:
     """Return which of their bars come after the lake's last one of the symbol, or are its first."""
-    own = there.keys >> _SLOT
-    codes = np.concatenate([[-1], here.keys >> _SLOT, [-1]])
-    following = np.searchsorted(here.keys, there.keys)
-    first = np.append(True, own[1:] != own[:-1]) if len(own) else np.zeros(0, np.bool_)
-    return (codes[following + 1] != own) & ((codes[following] == own) | first)
+    keys = there.keys[places]
+    own = keys >> _SLOT
+    at = np.searchsorted(here.keys, keys)
+    before = np.where(at > 0, here.keys[np.maximum(at - 1, 0)] >> _SLOT, -1)
+    after = np.where(at < len(here), here.keys[np.minimum(at, len(here) - 1)] >> _SLOT, -1)
+    first = (places == 0) | (there.keys[np.maximum(places - 1, 0)] >> _SLOT != own)
+    return (after != own) & ((before == own) | first)
 
 
 def _by_trailing(kind: str, places: Index, trailing: npt.NDArray[np.bool_]) -> dict[str, Index]:
-    late = trailing[places]
-    return {kind: places[~late], TRAILING + kind: places[late]}
+    return {kind: places[~trailing], TRAILING + kind: places[trailing]}
 
 
-def _equal(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[np.bool_]:
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if tolerance:
-        same |= np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
-    return same
+def _differing(
+    there: Side, here: Side, a: Index, b: Index, name: str, tolerance: float
+) -> npt.NDArray[np.bool_]:
+    """Return in which of the matched bars a column differs, shape of ``a`` and ``b``; in parts, to spare memory."""
+    found = np.zeros(len(a), np.bool_)
+    for start in range(0, len(a), _PART):
+        part = slice(start, start + _PART)
+        x, y = there.value(name, a[part]), here.value(name, b[part])
+        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        if tolerance:
+            same |= np.abs(x - y) <= tolerance * np.maximum(np.abs(x), np.abs(y))
+        found[part] = ~same
+    return found
 
 
 def _differences(match: _Match, symbols: pa.Array, further: Int64) -> Iterator[pa.Table]:
@@ -336,16 +297,21 @@ def _differences(match: _Match, symbols: pa.Array, further: Int64) -> Iterator[p
         ]
         return pa.Table.from_arrays(arrays, schema=DIFFERENCES)
 
-    for kind, columns in match.differing.items():
-        for name, (a, b) in columns.items():
-            if len(a):
+    for kind, differs in match.differing.items():
+        for name, mask in match.columns.items():
+            for at in _parts(np.flatnonzero(differs & mask)):
+                a, b = match.a[at], match.b[at]
                 yield table(kind, there.keys[a], name, there.value(name, a), here.value(name, b))
     for side, kinds in ((there, match.only_there), (here, match.only_here)):
         for kind, places in kinds.items():
-            if len(places):
-                yield table(kind, side.keys[places], None)
-    if len(further):
-        yield table(DUPLICATE, further, None)
+            for at in _parts(places):
+                yield table(kind, side.keys[at], None)
+    for part in _parts(further):
+        yield table(DUPLICATE, part, None)
+
+
+def _parts(places: Any) -> Iterator[Any]:
+    return (places[start : start + _PART] for start in range(0, len(places), _PART))
 
 
 def _constant(text: str | None, rows: int) -> pa.Array:

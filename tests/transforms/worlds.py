@@ -185,11 +185,12 @@ def worlds_of_days(draw: st.DrawFn) -> World:
     numbers = random.Random(shape.seed + 1)
     planned = oracle.calendar("XNYS").sessions
     begin = oracle.calendar("XNYS").index[draw(st.sampled_from(BEGINNINGS))]
-    span = planned[begin : begin + draw(st.integers(1, 75))]
+    span = planned[begin : begin + draw(st.sampled_from([40, 75, 3, 1]))]
     closed = tuple(numbers.sample([session.day for session in span], min(len(span), numbers.choice([0, 0, 1, 2]))))
     times: dict[str, list[int]] = {}
     for symbol in numbers.sample(NAMES, shape.symbols):
-        listed, delisted = sorted(numbers.choices(range(len(span) + 1), k=2))
+        listed = numbers.choice([0, 0, numbers.randrange(len(span))])
+        delisted = numbers.choice([len(span), len(span), numbers.randint(listed, len(span))])
         halt = range(halted := numbers.randrange(len(span)), halted + numbers.choice([0, 0, 3, 15]))
         times[symbol] = [
             # Midnight in New York or in UTC, the close, or the session's last instant: all of them name it.
