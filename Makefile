@@ -52,7 +52,7 @@ format: setup ## let ruff fix and format what it can
 	@$(BIN)/ruff format .
 
 bench: setup ## the full-size benchmark against DuckDB and Polars; takes long, and gigabytes of disk
-	@$(PY) -m benchmarks $(ARGS)
+	@$(PY) -m benchmarks.run --incremental $(ARGS)
 
 lock: $(STAMPS)/venv ## remake requirements.lock from setup.py; ARGS=--upgrade takes newer versions
 	@$(PIP) install uv==$(UV_VERSION)

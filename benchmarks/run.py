@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fibflow.benchmarks import report
+from fibflow.benchmarks import incremental, report
 from fibflow.benchmarks.report import CONTESTANTS, Measurement, Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,6 +205,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--verify", choices=("yes", "no", "only"), default="yes", help="compare the bars after the rounds"
     )
     parser.add_argument(
+        "--incremental", action="store_true", help="also one session more on the full lake, and point reads"
+    )
+    parser.add_argument(
         "--report", type=Path, help="page to write (default docs/benchmarks.md, for a whole run only)"
     )
     return parser.parse_args(argv)
@@ -224,15 +227,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run_column(results, column, folder, tuple(args.contestants), args.rounds)
         if args.verify != "no" and "fibflow" in args.contestants:
             check_all(results, args.data, args.scale)
-    except BenchmarkError as error:
+        more = [incremental.section(incremental.measure(folder))] if args.incremental else []
+    except (BenchmarkError, RuntimeError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     (folder / "results.json").write_text(json.dumps(asdict(results), indent=1))
     whole = args.scale == 1 and set(args.only) == set(COLUMNS) and set(args.contestants) == set(CONTESTANTS)
     target = args.report or (ROOT / "docs" / "benchmarks.md" if whole and args.verify != "only" else None)
     if target:
-        target.write_text(report.page(results))
-    print(report.table(results), report.verdicts(results), sep="\n\n")
+        target.write_text(report.page(results, more))
+    print(report.table(results), report.verdicts(results), *more, sep="\n\n")
     return 0 if all(check["differing"] == 0 for check in results.checks) else 1
 
 

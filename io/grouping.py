@@ -123,7 +123,9 @@ class ReadWholeSymbols(beam.PTransform):
             )
         )
         coders.tables_of(scattered, DEAD_LETTERS)
-        direct = root | "FilesOfRanges" >> beam.Create([((ALL_TIME, number), items) for number, items in self.direct])
+        direct = root | "FilesOfRanges" >> beam.Create(
+            [((ALL_TIME, number), items) for number, items in self.direct]
+        )
         gathered = (
             (scattered["slices"], direct)
             | beam.Flatten()

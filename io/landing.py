@@ -128,7 +128,8 @@ class _Read(beam.DoFn):
         counts = Counter(dict(enumerate(np.bincount(validated.rows["rank"].to_numpy()).tolist())))
         if len(validated.rejected):
             by_path = {self._source.files[item].path: item for item in items}
-            for entry in validated.rejected["origin"].value_counts().to_pylist():
+            found: Any = validated.rejected["origin"].value_counts()
+            for entry in found.to_pylist():
                 counts[by_path[entry["values"]]] += entry["counts"]
         for item, count in counts.items():
             if count:
@@ -137,7 +138,7 @@ class _Read(beam.DoFn):
     def _spill(self, rows: pa.Table, path: str) -> Iterator[tuple[str, tuple[int, Slice]]]:
         names, numbers = self._target.periods
         symbols, codes = encode_symbols(rows["symbol"])
-        ranges = np.array([range_of(name, self._bounds) for name in symbols.to_pylist()], np.int64)
+        ranges = np.array([range_of(str(name), self._bounds) for name in symbols.to_pylist()], np.int64)
         groups = numbers[self._target.positions(rows)] * (len(self._bounds) + 1) + ranges[codes]
         used = np.zeros(int(groups.max()) + 1, np.bool_)
         used[groups] = True
@@ -195,7 +196,7 @@ class _Land(beam.DoFn):
             lost = dead_letters(losers, "duplicate", Origins(target.known))
             yield pvalue.TaggedOutput(DEAD_LETTERS, lost)
         winners = winners.combine_chunks()
-        new = np.ones(len(winners), np.bool_)
+        new: Any = np.ones(len(winners), np.bool_)
         changed = ~new
         if len(target.snapshot):
             found = compare(winners, period, target.snapshot, target.known, target.landed)
@@ -238,6 +239,11 @@ class _Land(beam.DoFn):
             yield Tally(f"session.{self._target.calendar.days[place]}", int(counts[place]))
 
 
+def rewritten_name(path: str, run: str) -> str:
+    """Return the name, without its ending, of the file that a run writes in place of another."""
+    return f"{run}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+
+
 class _Rewrite(beam.DoFn):
     """Write a stored file anew with the rows that it gets."""
 
@@ -252,7 +258,7 @@ class _Rewrite(beam.DoFn):
             (file,) = (file for file in snapshot.select() if file.path == path)
             names = snapshot.spec.file_schema.names
             stored, _ = read_files(snapshot.storage, snapshot.spec, [file], names, dictionary=["symbol"])
-            name = f"{self._target.run}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+            name = rewritten_name(path, self._target.run)
             written = self._target.writer.write(patched(stored, patch, time), file.partition, name)
         yield Wrote(snapshot.spec.name, written)
         yield Wrote(REPLACED, file)

@@ -162,7 +162,7 @@ def _outdated(rows: pa.Table, entries: pa.Table, replace: str | None) -> Bool:
     mask = np.isin(_integers(rows["source"]), _integers(entries["source"])) & of_table.to_numpy()
     if replace is None:
         return mask
-    return mask | pc.equal(rows["table"], replace).to_numpy()
+    return mask | pc.is_in(rows["table"], value_set=pa.array([replace])).to_numpy()
 
 
 def _integers(column: pa.ChunkedArray) -> Any:
@@ -242,4 +242,6 @@ class KnownFiles:
     def paths(self, ranks: Int32) -> list[str]:
         """Return the files' paths; ``UNKNOWN`` gives an empty text."""
         found = self._table["path"].take(pa.array(np.maximum(ranks, 0))).to_pylist() if len(ranks) else []
-        return ["" if rank == UNKNOWN else path for rank, path in zip(ranks.tolist(), found, strict=True)]
+        return [
+            str(path) if rank != UNKNOWN else "" for rank, path in zip(ranks.tolist(), found, strict=True)
+        ]

@@ -113,16 +113,19 @@ def merge_timeframe(
         merged.read += cost
         stored.append((file, bars))
     masks = [np.logical_or.reduce([region.holds(bars) for region in regions]) for _, bars in stored]
-    old = pa.concat_tables([bars.filter(pa.array(mask)) for (_, bars), mask in zip(stored, masks, strict=True)] or [
-        BAR_BATCH.empty_table()
-    ])
+    old = pa.concat_tables(
+        [bars.filter(pa.array(mask)) for (_, bars), mask in zip(stored, masks, strict=True)]
+        or [BAR_BATCH.empty_table()]
+    )
     found, at = match(made, old)
     same = np.zeros(len(made), np.bool_)
     same[found] = equal_content(made.take(pa.array(found)), old.take(pa.array(at[found])))
     revision = np.zeros(len(made), np.int32)
     before = old["revision"].to_numpy()
     revision[found] = before[at[found]] + 1
-    made = made.set_column(made.schema.get_field_index("revision"), BAR_BATCH.field("revision"), pa.array(revision))
+    made = made.set_column(
+        made.schema.get_field_index("revision"), BAR_BATCH.field("revision"), pa.array(revision)
+    )
     kept_old = np.zeros(len(old), np.bool_)
     kept_old[at[same]] = True
     merged.new = len(made) - len(found)
@@ -220,7 +223,9 @@ def _tail(snapshot: Snapshot, timeframe: Timeframe, touched: set[str]) -> DataFi
     """Return the smallest file of ended bars of a timeframe of all time, if it is small."""
     if timeframe.is_intraday:
         return None
-    still_open = {file.path for file in snapshot.select(where={"timeframe": timeframe.name, "complete": False})}
+    still_open = {
+        file.path for file in snapshot.select(where={"timeframe": timeframe.name, "complete": False})
+    }
     small = [
         file
         for file in snapshot.select(where={"timeframe": timeframe.name})

@@ -63,7 +63,11 @@ class RawRows:
 
     def stage(self, files: Iterable[RawFile]) -> None:
         """Put the files in order of precedence and leave them where workers find them."""
-        chosen = (file for file in files if self.symbols is None or file.symbol is None or file.symbol in self.symbols)
+        chosen = (
+            file
+            for file in files
+            if self.symbols is None or file.symbol is None or file.symbol in self.symbols
+        )
         self._files = sorted(chosen, key=precedence_key)
         self.staging.write(_CATALOG, pickle.dumps([tuple(file) for file in self._files]))
 
@@ -73,7 +77,9 @@ class RawRows:
         if self._files is None:
             content = self.staging.read(_CATALOG)
             if content is None:
-                raise LakeError(f"{self.staging.uri} holds no list of files: give workers the same staging place")
+                raise LakeError(
+                    f"{self.staging.uri} holds no list of files: give workers the same staging place"
+                )
             self._files = [RawFile(*fields) for fields in pickle.loads(content)]
         return self._files
 

@@ -1,8 +1,9 @@
-"""A shuffle of rows by symbol range that moves only references.
+"""A shuffle of rows by symbol range, or by any group, that moves only references.
 
-Rows are too many to pass through a runner's shuffle (twice the time and four times the memory). So ``Scatter`` writes the rows of
-each range to one spill file of Arrow IPC streams and emits a small ``Slice`` a range; the runner groups the slices; ``gather``
-reads them back. Files that hold one range only are never scattered: they are passed by reference as they are.
+Rows are too many to pass through a runner's shuffle (twice the time and four times the memory). So
+``scatter`` writes the rows of each range to one spill file of Arrow IPC streams and gives a small ``Slice`` a
+range; the runner groups the slices; ``gather`` reads them back. Files that hold one range only are never
+scattered: they are passed by reference as they are.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def scatter(rows: pa.Table, bounds: Sequence[str], staging: Storage, path: str) 
     rows = rows.combine_chunks()
     symbols, codes = encode_symbols(rows["symbol"])
     names = symbols.to_pylist()
-    ranges = np.array([range_of(name, bounds) for name in names], np.uint16)
+    ranges = np.array([range_of(str(name), bounds) for name in names], np.uint16)
     return _spill(rows, symbols, codes, ranges[codes], staging, path)
 
 
@@ -107,7 +108,8 @@ def _spill(
     if (of_row[1:] < of_row[:-1]).any():
         order = np.argsort(of_row, kind="stable")
         of_row, codes = of_row[order], codes[order]
-        rows = rows.take(pa.array(order))
+        index: Any = pa.array(order)
+        rows = rows.take(index)
     starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(of_row[1:] != of_row[:-1]) + 1))
     bounds_of_rows = np.append(starts, len(of_row)).tolist()
     firsts = np.minimum.reduceat(codes, starts).tolist()
@@ -135,19 +137,12 @@ def gather(slices: Iterable[Slice], staging: Storage) -> list[pa.Table]:
     tables = []
     local = isinstance(staging.filesystem, pafs.LocalFileSystem)
     for part in sorted(slices):
-        if local:
-            source = pa.memory_map(staging.path(part.path))
-        else:
-            source = staging.filesystem.open_input_file(staging.path(part.path))
-        with source:
-            buffer = source.read_at(part.length, part.offset) if not local else _view(source, part)
+        path = staging.path(part.path)
+        with pa.memory_map(path) if local else staging.filesystem.open_input_file(path) as source:
+            source.seek(part.offset)
+            buffer = source.read_buffer(part.length)
         tables.append(pa.ipc.open_stream(buffer).read_all())
     return tables
-
-
-def _view(source: pa.MemoryMappedFile, part: Slice) -> pa.Buffer:
-    source.seek(part.offset)
-    return source.read_buffer(part.length)
 
 
 def _sink(staging: Storage, path: str) -> pa.NativeFile:
@@ -155,5 +150,3 @@ def _sink(staging: Storage, path: str) -> pa.NativeFile:
     if not staging.is_s3:
         staging.filesystem.create_dir(full.rpartition("/")[0], recursive=True)
     return staging.filesystem.open_output_stream(full)
-
-

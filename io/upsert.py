@@ -79,12 +79,10 @@ def stored_form(rows: pa.Table, spec: TableSpec, known: KnownFiles, landed: int)
     columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
     columns["source"] = pa.array(known.sources[rows["rank"].to_numpy()])
     columns["landed"] = pa.array(np.full(len(rows), landed, np.int32))
-    return pa.table(
-        {
-            name: columns[name] if name in columns else pa.nulls(len(rows), kind)
-            for name, kind in zip(spec.file_schema.names, spec.file_schema.types, strict=True)
-        }
-    )
+    for stored in spec.file_schema:
+        if stored.name not in columns:
+            columns[stored.name] = pa.nulls(len(rows)).cast(stored.type)
+    return pa.table({name: columns[name] for name in spec.file_schema.names})
 
 
 def compare(rows: pa.Table, period: str, snapshot: Snapshot, known: KnownFiles, landed: int) -> Compared:
@@ -106,7 +104,7 @@ def compare(rows: pa.Table, period: str, snapshot: Snapshot, known: KnownFiles, 
     times = _integers(rows[time])
     bounds = int(times.min()), int(times.max()) + 1
     names, keys = _keys(rows, time)
-    symbols = names.to_pylist() if len(names) <= _FEW_SYMBOLS else None
+    symbols: Any = names.to_pylist() if len(names) <= _FEW_SYMBOLS else None
     condition = Filter.of(snapshot.spec, symbols, *bounds)
     for file in snapshot.select(symbols, *bounds, where={"period": period}):
         held, _ = read_files(
@@ -140,7 +138,8 @@ def _judge(
     landed: int,
 ) -> None:
     """Judge ``rows`` at ``at`` against stored rows of the same keys, in the same order."""
-    incoming = rows.take(pa.array(at))
+    index: Any = pa.array(at)
+    incoming = rows.take(index)
     ranks = incoming["rank"].to_numpy()
     sources = _integers(stored["source"])
     stored_ranks = known.rank_of(sources)
@@ -190,9 +189,10 @@ def patched(stored: pa.Table, patch: pa.Table, time: str) -> pa.Table:
     n = len(stored)
     order = np.argsort(keys[n:], kind="stable")
     replaced = np.searchsorted(keys[:n], keys[n:][order])
-    index = np.arange(n)
-    index[replaced] = n + order
-    return both.take(pa.array(index))
+    at = np.arange(n)
+    at[replaced] = n + order
+    index: Any = pa.array(at)
+    return both.take(index)
 
 
 def pieces(rows: pa.Table, target: int) -> Iterator[pa.Table]:
@@ -217,9 +217,11 @@ def sort_rows(rows: pa.Table, time: str) -> pa.Table:
     """Return rows sorted by symbol and time, with one sorted dictionary of symbols."""
     names, keys = _keys(rows, time)
     _, codes = encode_symbols(rows["symbol"])
-    symbols = pa.DictionaryArray.from_arrays(pa.array(codes), names)
+    indices: Any = pa.array(codes)
+    symbols = pa.DictionaryArray.from_arrays(indices, names)
     rows = rows.set_column(rows.schema.get_field_index("symbol"), pa.field("symbol", SYMBOL), symbols)
-    return rows.combine_chunks().take(pa.array(np.argsort(keys, kind="stable")))
+    order: Any = pa.array(np.argsort(keys, kind="stable"))
+    return rows.combine_chunks().take(order)
 
 
 def _keys(rows: pa.Table, time: str, names: pa.StringArray | None = None) -> tuple[pa.StringArray, Int64]:
@@ -230,8 +232,8 @@ def _keys(rows: pa.Table, time: str, names: pa.StringArray | None = None) -> tup
     symbols, codes = encode_symbols(rows["symbol"])
     wide = codes.astype(np.int64)
     if names is not None:
-        places = pc.fill_null(pc.index_in(symbols, value_set=names), -1).to_numpy(zero_copy_only=False)
-        wide = places.astype(np.int64)[codes]
+        places: Any = pc.index_in(symbols, value_set=names)
+        wide = places.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)[codes]
     column = rows[time]
     units = _integers(column)
     if not pa.types.is_date32(column.type):
@@ -246,7 +248,8 @@ def _values(spec: TableSpec) -> list[str]:
 def _versions(rows: pa.Table) -> Int64:
     if "version" not in rows.column_names:
         return np.full(len(rows), -1, np.int64)
-    return _integers(pc.fill_null(rows["version"], -1))
+    versions: Any = rows["version"]
+    return _integers(versions.fill_null(-1))
 
 
 def _equal(a: pa.Table, b: pa.Table, names: Sequence[str]) -> Bool:

@@ -42,28 +42,49 @@ def parser() -> argparse.ArgumentParser:
         metavar="TABLE|URI",
         help="bronze.daily or bronze.minutes of the lake (default: what the timeframes need), or a raw folder for a full run",
     )
-    made.add_argument("--timeframes", default="fibonacci", help="such as 3d,5d,5m,1h; fibonacci (default), intraday")
-    made.add_argument("--anchor", choices=list(Anchor), default=Anchor.EXCHANGE, help="of <N>d (default: exchange)")
+    made.add_argument(
+        "--timeframes", default="fibonacci", help="such as 3d,5d,5m,1h; fibonacci (default), intraday"
+    )
+    made.add_argument(
+        "--anchor", choices=list(Anchor), default=Anchor.EXCHANGE, help="of <N>d (default: exchange)"
+    )
     made.add_argument(
         "--intraday-anchor",
         choices=list(IntradayAnchor),
         default=IntradayAnchor.MIDNIGHT,
         help="of minutes and hours (default: midnight)",
     )
-    made.add_argument("--calendar", help="as exchange_calendars names it (default: the input table's, else XNYS)")
-    made.add_argument("--price-basis", choices=tables.PRICE_BASES, help="of a raw folder; a bronze table knows its own")
+    made.add_argument(
+        "--calendar", help="as exchange_calendars names it (default: the input table's, else XNYS)"
+    )
+    made.add_argument(
+        "--price-basis", choices=tables.PRICE_BASES, help="of a raw folder; a bronze table knows its own"
+    )
     made.add_argument("--symbols", metavar="A,B,...", help="only these")
-    made.add_argument("--start", type=_date, metavar="DATE", help="only windows that begin on this date or later")
+    made.add_argument(
+        "--start", type=_date, metavar="DATE", help="only windows that begin on this date or later"
+    )
     made.add_argument("--end", type=_date, metavar="DATE", help="only windows that begin before this date")
     made.add_argument(
-        "--as-of", type=_date, metavar="DATE", help="use sessions up to this one (default: the input's newest)"
+        "--as-of",
+        type=_date,
+        metavar="DATE",
+        help="use sessions up to this one (default: the input's newest)",
     )
     made.add_argument("--complete-only", action="store_true", help="leave out windows that have not ended")
-    made.add_argument("--full-refresh", action="store_true", help="make all bars anew and replace what is there")
-    made.add_argument("--rewrite-calendar", action="store_true", help="make anew what a changed calendar moves")
+    made.add_argument(
+        "--full-refresh", action="store_true", help="make all bars anew and replace what is there"
+    )
+    made.add_argument(
+        "--rewrite-calendar", action="store_true", help="make anew what a changed calendar moves"
+    )
     made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    made.add_argument("--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)")
-    made.add_argument("--workers", type=int, help="how many bundles at a time (default: the machine's cores, at most 4)")
+    made.add_argument(
+        "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
+    )
+    made.add_argument(
+        "--workers", type=int, help="how many bundles at a time (default: the machine's cores, at most 4)"
+    )
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
     return made
 

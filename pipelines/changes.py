@@ -57,7 +57,9 @@ class Changed:
     read: ReadStats
 
 
-def changed_rows(bronze: LakeTable, snapshot: Snapshot, calendar: TradingCalendar, since: int) -> Changed | None:
+def changed_rows(
+    bronze: LakeTable, snapshot: Snapshot, calendar: TradingCalendar, since: int
+) -> Changed | None:
     """Return what changed in ``bronze`` after version ``since``; None where only a full run can tell.
 
     Raises:
@@ -79,7 +81,9 @@ def changed_rows(bronze: LakeTable, snapshot: Snapshot, calendar: TradingCalenda
         return Changed({}, [], ReadStats())
     time = bronze.spec.time_column
     assert time is not None
-    rows, cost = read_files(bronze.storage, bronze.spec, added, ["symbol", time, "landed"], dictionary=["symbol"])
+    rows, cost = read_files(
+        bronze.storage, bronze.spec, added, ["symbol", time, "landed"], dictionary=["symbol"]
+    )
     rows = rows.filter(pc.is_in(rows["landed"], value_set=pa.array(sorted(landed), pa.int32())))
     if not len(rows):
         return Changed({}, [], cost)

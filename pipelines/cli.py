@@ -58,7 +58,9 @@ def aws_of(args: argparse.Namespace, *uris: str | None) -> AwsConfig | None:
     """
     if not any(uri and uri.startswith(("s3://", "s3a://")) for uri in uris):
         return None
-    return AwsConfig.resolve(os.environ, endpoint_url=args.endpoint_url, region=args.region, profile=args.profile)
+    return AwsConfig.resolve(
+        os.environ, endpoint_url=args.endpoint_url, region=args.region, profile=args.profile
+    )
 
 
 def lake_of(args: argparse.Namespace) -> Lake:
@@ -73,13 +75,20 @@ def new_run_id() -> str:
 
 def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and leave with its exit code; a known error is one line on standard error."""
-    logging.basicConfig(level=os.environ.get("FIBFLOW_LOG", "ERROR").upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("FIBFLOW_LOG", "ERROR").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
     if "FIBFLOW_LOG" not in os.environ:
         # Beam logs what a worker raised, several times, before the one line that says it.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     program = os.path.basename(sys.argv[0]).removesuffix(".py")
     try:
         code = run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read the output (head, a pager) has seen enough. What is buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
     except (UsageError, TimeframeError, CalendarError) as error:
         code = _say(program, error, USAGE)
     except (AwsError, InputError, LakeError, PropertyMismatch) as error:
@@ -137,7 +146,11 @@ def progress(staging: Storage, units: int, what: str, console: Console | None = 
     console = console or Console(stderr=True)
     ended = threading.Event()
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
     task = bar.add_task(what, total=max(units, 1))
 

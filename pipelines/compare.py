@@ -264,7 +264,7 @@ def _by_trailing(kind: str, places: Index, trailing: npt.NDArray[np.bool_]) -> d
 def _differing(
     there: Side, here: Side, a: Index, b: Index, name: str, tolerance: float
 ) -> npt.NDArray[np.bool_]:
-    """Return in which of the matched bars a column differs, shape of ``a`` and ``b``; in parts, to spare memory."""
+    """Return in which of the matched bars a column differs, by parts, to spare memory."""
     found = np.zeros(len(a), np.bool_)
     for start in range(0, len(a), _PART):
         part = slice(start, start + _PART)

@@ -94,7 +94,9 @@ def moved_years(snapshot: Snapshot, request: Request, calendar: TradingCalendar)
     return moved
 
 
-def read_mark(table: LakeTable, request: Request, timeframe: Timeframe, bronze: str) -> tuple[int, int] | None:
+def read_mark(
+    table: LakeTable, request: Request, timeframe: Timeframe, bronze: str
+) -> tuple[int, int] | None:
     """Return (bronze version, as-of day) that a timeframe's bars hold; None where they were never made.
 
     A run for some symbols has marks of its own; it begins at the later of them and everybody's.

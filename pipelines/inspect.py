@@ -21,11 +21,13 @@ from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from fibflow.io import tables
 from fibflow.io.bars import BarReader
 from fibflow.io.lake import Lake
+from fibflow.io.silver import Silver
 from fibflow.io.storage import LakeError
 from fibflow.pipelines import cli, inspect_tables, show
 from fibflow.transforms.timeframe import Timeframe, parse_timeframes
@@ -230,29 +232,33 @@ def _compare(args: argparse.Namespace, lake: Lake) -> int:
             f"the bars of {lake.uri} have the anchor {anchor}, the predecessor's have rows: make a lake with "
             f"pipelines.batch --anchor rows, or say --anchor {anchor}"
         )
-    silver = compare.Silver(args.silver, cli.aws_of(args, args.silver))
+    silver = Silver(args.silver, cli.aws_of(args, args.silver))
     wanted = parse_timeframes(args.timeframes or silver.timeframes)
-    summaries, sample = [], []
     with ExitStack() as stack:
         export = None
         if args.output is not None:
             form = show.form_of(args.format, args.output, "csv")
             export = stack.enter_context(show.exporting(args.output, compare.DIFFERENCES, form))
-        for timeframe in wanted:
-            summary, differences = compare.compare(
-                silver, snapshot, timeframe.name, reader.calendar, args.tolerance
-            )
-            summaries.append(summary)
-            left = args.show
-            for table in differences:
-                sample.append(table[: max(0, left)])
-                left -= len(table)
+
+        def one(timeframe: str) -> tuple[compare.Summary, pa.Table]:
+            """The summary of a timeframe and its first differences; all of them go to the file."""
+            summary, found = compare.compare(silver, snapshot, timeframe, reader.calendar, args.tolerance)
+            first = [compare.DIFFERENCES.empty_table()]
+            left = max(0, args.show)
+            for table in found:
+                if left:
+                    # A copy: a slice would keep the whole table in memory.
+                    first.append(table.take(np.arange(min(left, len(table)))))
+                    left -= len(first[-1])
                 if export is not None:
                     export.write(table)
-                elif left <= 0:
+                elif not left:
                     break
+            return summary, pa.concat_tables(first)
+
+        summaries, firsts = zip(*(one(timeframe.name) for timeframe in wanted), strict=True)
     out = show.console()
-    for found in compare.grids(summaries, pa.concat_tables([compare.DIFFERENCES.empty_table(), *sample])):
+    for found in compare.grids(summaries, pa.concat_tables(list(firsts))):
         out.print(found)
     return cli.OK if all(found.is_equal(args.ignore_trailing) for found in summaries) else cli.FAILED
 

@@ -52,7 +52,9 @@ class BatchJob:
         request = self.request
         beam_options = [*profile(request.runner, workers=request.workers).options, *request.beam_args]
         self.options = PipelineOptions(beam_options)
-        with cli.staging_place(request.staging, self.lake, request.runner == "direct", request.run) as staging:
+        with cli.staging_place(
+            request.staging, self.lake, request.runner == "direct", request.run
+        ) as staging:
             bronze = self._bronze()
             if bronze is None:
                 self._run_raw(staging)
@@ -119,7 +121,9 @@ class BatchJob:
         """Make all bars that are asked for. ``held``: the table has bars of these timeframes."""
         request = self.request
         if request.dry_run:
-            self.summary.said = f"would read about {plan.rows:,} rows in {plan.units:,} units and make all bars"
+            self.summary.said = (
+                f"would read about {plan.rows:,} rows in {plan.units:,} units and make all bars"
+            )
             return
         publisher = Publisher(self.lake, request, spec.calendar, basis, self.summary)
         if held and request.restricted:
@@ -141,7 +145,9 @@ class BatchJob:
             raise cli.UsageError(f"{name} holds {basis} prices; --price-basis says {request.price_basis}")
         zone = snapshot.properties.get(tables.CALENDAR, "XNYS")
         if request.calendar not in (None, zone):
-            raise cli.UsageError(f"{name} was landed with calendar {zone}; --calendar says {request.calendar}")
+            raise cli.UsageError(
+                f"{name} was landed with calendar {zone}; --calendar says {request.calendar}"
+            )
         calendar = self._calendar(zone)
         as_of = request.as_of_instant(calendar, _newest_day(snapshot, calendar))
         assert as_of is not None
@@ -152,7 +158,9 @@ class BatchJob:
         marks = {t: facts.read_mark(self.bars, request, t, name) for t in request.timeframes}
         whole = tuple(t for t, mark in marks.items() if mark is None or request.full_refresh)
         if whole:
-            condition = Filter.of(bronze.spec, sorted(request.symbols)) if request.symbols is not None else None
+            condition = (
+                Filter.of(bronze.spec, sorted(request.symbols)) if request.symbols is not None else None
+            )
             source = BronzeRows(bronze.storage, bronze.spec, request.kind, condition)
             plan = plan_bronze(source, snapshot, snapshot.select(request.symbols))
             new_marks = facts.marks_of(request, whole, name, snapshot.version, run.as_of_day)
@@ -201,7 +209,9 @@ class BatchJob:
             )
         changed = changed_rows(run.bronze, run.snapshot, calendar, version)
         if changed is None:
-            raise LakeError(f"{run.bronze.spec.name} was landed anew since the last run: run with --full-refresh")
+            raise LakeError(
+                f"{run.bronze.spec.name} was landed anew since the last run: run with --full-refresh"
+            )
         self.summary.read += changed.read
         if request.kind == "minutes":
             groups = minute_groups(changed)

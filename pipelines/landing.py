@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import sinks, tables
-from fibflow.io.datafiles import DataFile, TableSpec
+from fibflow.io.datafiles import TableSpec
 from fibflow.io.failpoints import hit
 from fibflow.io.failures import failure
 from fibflow.io.files import InputError, RawFile, list_raw
-from fibflow.io.lake import Lake, LakeTable, PropertyMismatch, RebaseNeeded, Scope
-from fibflow.io.landing import DEAD_LETTERS, FILE_ROWS, REPLACED, TOLD, LandFiles, Target
+from fibflow.io.lake import Lake, LakeTable, RebaseNeeded, Scope
+from fibflow.io.landing import DEAD_LETTERS, TOLD, LandFiles, Target
 from fibflow.io.ledger import (
-    MOST_SMALL_FILES,
-    SMALL_FILE_ROWS,
     Changes,
     KnownFiles,
     changes_of,
@@ -36,8 +33,8 @@ from fibflow.io.raw import Kind
 from fibflow.io.rows import RawRows
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage
-from fibflow.io.upsert import pieces, sort_rows
 from fibflow.pipelines import cli
+from fibflow.pipelines.draft import Draft
 from fibflow.pipelines.facts import snapshot_of
 from fibflow.pipelines.plan import plan_raw
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
@@ -48,7 +45,6 @@ KIND = "fibflow.kind"
 
 _ATTEMPTS = 5
 _FEW_SYMBOLS = 500
-_EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -211,14 +207,14 @@ def _land(lake: Lake, request: Request) -> Report:
         if request.dry_run:
             report.said = "dry run: nothing was written"
             return report
-        draft = _Draft.of(bronze, base, manifest, request.run)
+        draft = Draft.of(bronze, base, manifest, request.run, landed)
         hit("after-files")
         if request.full_refresh:
-            draft = _Draft(draft.add, snapshot.select(), draft.sessions, anew=True)
-        if draft.add or draft.remove:
+            draft = draft.in_place_of(snapshot)
+        if draft.written or draft.replaced:
             properties = _properties(snapshot, calendar, basis, request.kind, draft)
             scope = _scope(request, changes.to_land, draft)
-            report.version = draft.commit(bronze, snapshot.version, scope, request.run, landed, properties)
+            report.version = draft.commit(bronze, snapshot.version, scope, properties)
         commit_dead_letters(lake, manifest, staging, request.run)
         counts = [
             None if request.symbols is not None and file.symbol is None else manifest.tallies[f"rows.{rank}"]
@@ -226,7 +222,7 @@ def _land(lake: Lake, request: Request) -> Report:
         ]
         mine = entries_of(source.files, counts, bronze.spec.name, landed)
         record(ledger, mine, request.run, bronze.spec.name if request.full_refresh else None)
-    report.written, report.replaced = len(draft.add), len(draft.remove)
+    report.written, report.replaced = draft.written, draft.replaced
     if not draft.sessions and not request.full_refresh:
         report.said = "no new data: no row differs from what the table holds"
     return report
@@ -277,82 +273,8 @@ def _left_over(snapshot: Snapshot, changed: Sequence[RawFile], superseded: int) 
     return len(rows) - superseded
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """What a load asks to commit: files of the bronze table, and the sessions whose rows changed."""
-
-    add: list[DataFile]
-    remove: list[DataFile]
-    sessions: list[date]
-    anew: bool = False
-
-    @classmethod
-    def of(cls, bronze: LakeTable, base: Snapshot, manifest: Manifest, run: str) -> _Draft:
-        """Take what the pipeline wrote; merge the small files of periods that have many."""
-        sessions = sorted(
-            _EPOCH + timedelta(days=int(name.partition(".")[2]))
-            for name in manifest.tallies
-            if name.startswith("session.")
-        )
-        add, remove = manifest.of_table(base.spec.name), manifest.of_table(REPLACED)
-        gone = {file.path for file in remove}
-        small: dict[str, list[DataFile]] = defaultdict(list)
-        for file in (*base.select(), *add):
-            if file.rows < SMALL_FILE_ROWS and file.path not in gone:
-                small[str(file.partition["period"])].append(file)
-        made = {file.path for file in add}
-        for period in sorted({str(file.partition["period"]) for file in add}):
-            if len(small[period]) > MOST_SMALL_FILES:
-                add = [*_merged(bronze, small[period], period, run), *add]
-                old = {file.path for file in small[period]}
-                remove = [*remove, *(file for file in small[period] if file.path not in made)]
-                add = [file for file in add if file.path not in old]
-                for path in old & made:
-                    bronze.storage.filesystem.delete_file(bronze.storage.path(path))
-        return cls(add, remove, sessions)
-
-    def commit(
-        self,
-        bronze: LakeTable,
-        base_version: int,
-        scope: Scope,
-        run: str,
-        landed: int,
-        properties: dict[str, str],
-    ) -> int:
-        """Commit, and return the version. Where only sources of rows changed, the rows count as moved."""
-        moved = not self.sessions and not self.anew
-        try:
-            return bronze.commit(
-                self.add,
-                self.remove,
-                base_version=base_version,
-                scope=Scope(symbols=()) if moved else scope,
-                run=run,
-                properties={} if moved else properties,
-                metadata={"landed": [] if moved else [landed], **({"full": True} if self.anew else {})},
-                operation="OPTIMIZE" if moved else "MERGE",
-                data_change=not moved,
-            )
-        except PropertyMismatch as error:
-            # Another load made the table meanwhile, perhaps only with sessions of other years.
-            raise RebaseNeeded(str(error)) from error
-
-
-def _merged(bronze: LakeTable, files: Sequence[DataFile], period: str, run: str) -> list[DataFile]:
-    """Write the rows of small files of a period to few files."""
-    spec = bronze.spec
-    rows, _ = read_files(bronze.storage, spec, files, spec.file_schema.names, dictionary=["symbol"])
-    assert spec.time_column is not None
-    parts = pieces(sort_rows(rows, spec.time_column), FILE_ROWS)
-    return [
-        bronze.writer().write(part, {"period": period}, f"{run}-merged-{number}")
-        for number, part in enumerate(parts)
-    ]
-
-
 def _properties(
-    snapshot: Snapshot, calendar: TradingCalendar, basis: str, kind: Kind, draft: _Draft
+    snapshot: Snapshot, calendar: TradingCalendar, basis: str, kind: Kind, draft: Draft
 ) -> dict[str, str]:
     held = {} if draft.anew else json.loads(snapshot.properties.get(tables.CALENDAR_HASHES, "{}"))
     newest = max([*(int(year) for year in held), *(day.year for day in draft.sessions[-1:])], default=0)
@@ -364,7 +286,7 @@ def _properties(
     }
 
 
-def _scope(request: Request, files: Sequence[RawFile], draft: _Draft) -> Scope:
+def _scope(request: Request, files: Sequence[RawFile], draft: Draft) -> Scope:
     """Return what the load may have changed: its sessions, and its symbols where the files name few."""
     if draft.anew or not draft.sessions:
         return Scope()

@@ -67,7 +67,9 @@ def plan_raw(source: RawRows, unit_rows: int = UNIT_ROWS) -> Plan:
     asked = [*named[:_FOOTERS], *unnamed]
     footers = reader.footers(files[rank] for rank in asked)
     known = {rank: stats for rank, stats in zip(asked, footers, strict=True) if stats is not None}
-    bytes_a_row = sum(files[rank].size for rank in known) / max(1, sum(stats.rows for stats in known.values()))
+    bytes_a_row = sum(files[rank].size for rank in known) / max(
+        1, sum(stats.rows for stats in known.values())
+    )
     items = []
     for rank, file in enumerate(files):
         stats = known.get(rank)
@@ -94,7 +96,9 @@ def plan_bronze(
     items = [_Item(file, file.rows, *bounds.get(file.path, (None, None))) for file in files]
 
     def sample(item: _Item) -> Counter[str]:
-        rows, _ = read_files(snapshot.storage, snapshot.spec, [item.payload], ["symbol"], dictionary=["symbol"])
+        rows, _ = read_files(
+            snapshot.storage, snapshot.spec, [item.payload], ["symbol"], dictionary=["symbol"]
+        )
         return _symbol_counts(rows["symbol"])
 
     return _plan(source, items, sample, unit_rows)

@@ -76,7 +76,12 @@ class Publisher:
         self.summary.tallies.update(manifest.tallies)
 
     def merge(
-        self, made: Bars, regions: Sequence[Region], manifest: Manifest, staging: Storage, marks: Mapping[str, int]
+        self,
+        made: Bars,
+        regions: Sequence[Region],
+        manifest: Manifest,
+        staging: Storage,
+        marks: Mapping[str, int],
     ) -> None:
         """Merge bars into the stored ones of ``regions`` and commit; where another run landed meanwhile, merge again."""
         self.dead_letters(manifest, staging)

@@ -48,7 +48,6 @@ class Request:
         """Whether only some symbols or windows are asked for."""
         return self.symbols is not None or self.start is not None or self.end is not None
 
-
     def as_of_instant(self, calendar: TradingCalendar, newest: int | None) -> int | None:
         """Return the as-of instant (UTC microseconds): of ``--as-of``, else of the newest session (days since 1970)."""
         day = self.as_of if self.as_of is not None else newest
@@ -108,5 +107,3 @@ class Summary:
         yield "files written", f"{self.files:,}"
         yield "seconds", f"{seconds:.1f}"
         yield "table version", "none" if self.version is None or self.version < 0 else str(self.version)
-
-

@@ -46,9 +46,7 @@ def split_by_bucket(rows: pa.Table, buckets: int = BUCKETS) -> Iterator[tuple[in
         yield int(of_row[order[start]]), rows.take(as_arrow(order[start:stop]))
 
 
-def aggregate(
-    rows: pa.Table, spec: BarSpec, origins: Names = ("",)
-) -> tuple[list[pa.Table], pa.Table]:
+def aggregate(rows: pa.Table, spec: BarSpec, origins: Names = ("",)) -> tuple[list[pa.Table], pa.Table]:
     """Return the bars of each timeframe, and the duplicates that lost, of rows that hold whole symbols.
 
     The plain twin of ``AggregateBars``.

@@ -6,7 +6,7 @@ import pytest
 from fibflow.io import ledger as ledger_module
 from fibflow.io import tables
 from fibflow.io.files import RawFile, precedence_key
-from fibflow.io.lake import Lake
+from fibflow.io.lake import Lake, Scope
 from fibflow.io.ledger import UNKNOWN, KnownFiles, changes_of, entries_of, read_ledger, record, source_of
 from fibflow.io.storage import LakeError, Storage
 from fibflow.transforms.schemas import LEDGER
@@ -69,7 +69,7 @@ def test_of_entries_that_two_loads_wrote_the_newest_counts(ledger):
     record(ledger, first, "run1")
     base = ledger.version
     file = ledger.writer().write(second, {}, "aside")
-    ledger.commit([file], base_version=base, scope=ledger_module.Scope(symbols=()), run="run2")
+    ledger.commit([file], base_version=base, scope=Scope(symbols=()), run="run2")
     assert read_ledger(ledger, NAME)["size"].to_pylist() == [2]
 
 

@@ -241,6 +241,20 @@ def test_exit_codes_of_the_command(filled, tmp_path):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_a_reader_that_has_seen_enough_is_no_error(filled, form):
+    command = [sys.executable, "-m", "fibflow.pipelines.inspect", "--lake", str(filled.uri)]
+    arguments = ["bars", "A", "--timeframe", "15m", "--format", form]
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 # --- pictures ----------------------------------------------------------------------------------------
 
 

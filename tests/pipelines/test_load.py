@@ -13,25 +13,11 @@ from hypothesis import strategies as st
 
 from fibflow.io import tables
 from fibflow.io.files import InputError
-from fibflow.io.lake import Lake, PropertyMismatch, Scope
-from fibflow.io.storage import LakeError
 from fibflow.pipelines import load
-from fibflow.pipelines.cli import UsageError
 from fibflow.tests.pipelines.raws import DAYS, Bronze, Raw, Row, expected, rows_of, table_of
-from fibflow.transforms.calendar import CalendarError
 
 A, B = rows_of("A", DAYS, 10.0), rows_of("B", DAYS[2:], 500.0)
 VALUES = {row.key: row.value for row in A + B}
-
-
-@pytest.fixture
-def raw(tmp_path):
-    return Raw(tmp_path / "raw")
-
-
-@pytest.fixture
-def bronze(tmp_path):
-    return Bronze(str(tmp_path / "lake"))
 
 
 def by_symbol(raw):
@@ -221,6 +207,19 @@ def test_equal_rows_of_a_stronger_file_are_moved_not_changed(raw, bronze, capsys
     assert bronze.table().changes(0) == ([], [])
 
 
+def test_moved_rows_do_not_hide_among_changed_ones(raw, bronze):
+    by_symbol(raw)
+    bronze.first(raw)
+    raw.put("symbol=A/other.parquet", [*A[:-1], A[-1]._replace(value=77.0)])
+    bronze.load(raw)
+    assert bronze.values() == VALUES | {A[-1].key: 77.0}
+    added, removed = bronze.table().changes(0)
+    assert [file.partition["period"] for file in (*added, *removed)] == ["2024", "2024"]
+    raw.put("symbol=A/data.parquet", A, at=1_600_000_000)
+    bronze.load(raw)
+    assert bronze.values() == VALUES | {A[-1].key: 77.0}
+
+
 def test_the_later_row_of_one_file_wins(raw, bronze):
     raw.put("rows.parquet", [Row("A", DAYS[0], 5.0), Row("A", DAYS[0], 6.0)])
     bronze.first(raw)
@@ -345,96 +344,3 @@ def test_loads_one_by_one_come_to_what_the_files_say(history):
             assert {key for key, number in bronze.landed().items() if number != landed.get(key)} == changed
     finally:
         shutil.rmtree(folder)
-
-
-def refused(bronze, raw, kind, match, *options):
-    """A load that fails with one line, and leaves the lake as it was."""
-    before = bronze.versions()
-    with pytest.raises(kind, match=match) as caught:
-        bronze.load(raw, *options)
-    assert "\n" not in str(caught.value)
-    assert bronze.versions() == before
-
-
-def test_the_price_basis_has_to_be_declared_and_stays(raw, bronze):
-    by_symbol(raw)
-    refused(bronze, raw, UsageError, "--price-basis raw, or --price-basis split-adjusted")
-    bronze.first(raw)
-    refused(bronze, raw, PropertyMismatch, "price_basis=raw", "--price-basis", "split-adjusted")
-    refused(bronze, raw, PropertyMismatch, "calendar=XNYS", "--calendar", "XLON")
-    refused(bronze, raw, CalendarError, "unknown calendar", "--calendar", "NOWHERE", "--full-refresh")
-    bronze.load(raw, "--price-basis", "split-adjusted", "--full-refresh")
-    assert bronze.table().properties[tables.PRICE_BASIS] == "split-adjusted"
-    assert bronze.values() == VALUES
-
-
-def test_a_changed_calendar_is_refused_until_a_full_refresh(raw, bronze):
-    by_symbol(raw)
-    bronze.first(raw)
-    table = bronze.table()
-    hashes = json.loads(table.properties[tables.CALENDAR_HASHES])
-    moved = {tables.CALENDAR_HASHES: json.dumps(hashes | {"2023": "another"})}
-    table.commit(base_version=table.version, scope=Scope(symbols=()), run="t", properties=moved)
-    refused(bronze, raw, UsageError, "calendar XNYS changed in 2023")
-    bronze.load(raw, "--full-refresh")
-    assert json.loads(bronze.table().properties[tables.CALENDAR_HASHES]) == hashes
-
-
-def corrupt(raw):
-    raw.text("symbol=A/data.parquet", "this is no Parquet")
-
-
-def no_close(raw):
-    raw.put("symbol=A/data.parquet", table_of(A, False, close=None))
-
-
-def minutes_as_days(raw):
-    raw.put("symbol=A/data.parquet", table_of(A, False, interval=["1m"] * len(A)))
-
-
-def empty_folder(raw):
-    raw.base.mkdir()
-
-
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (corrupt, "cannot be read as Parquet"),
-        (no_close, "no column for close"),
-        (minutes_as_days, "the rows' interval is 1m"),
-        (empty_folder, "no .parquet, .csv or .csv.gz file"),
-        (lambda raw: None, "there is no such folder"),
-    ],
-)
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_unusable_input_is_one_line(make, match, workers, raw, bronze):
-    make(raw)
-    refused(bronze, raw, InputError, match, "--price-basis", "raw", "--workers", workers)
-    assert not Path(bronze.uri).exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        (["--misspelt"], "unknown option --misspelt"),
-        (["--direct_num_workers", "many"], "invalid int value"),
-        (["--symbols", ","], "names no symbol"),
-        (["--symbols", "A", "--full-refresh"], "leave --symbols out"),
-        (["--workers", "0"], "give 1 or more"),
-    ],
-)
-def test_bad_usage_is_one_line(options, match, raw, bronze):
-    by_symbol(raw)
-    refused(bronze, raw, UsageError, match, "--price-basis", "raw", *options)
-
-
-def test_a_lake_within_its_input_is_refused(raw):
-    by_symbol(raw)
-    refused(Bronze(str(raw.base / "lake")), raw, UsageError, "lies within --input", "--price-basis", "raw")
-
-
-def test_a_table_of_another_kind_of_lake_is_refused(raw, bronze, tmp_path):
-    by_symbol(raw)
-    with pytest.raises(LakeError, match="no folder and no s3:// address"):
-        Bronze("gs://bucket/lake").first(raw)
-    assert not Lake(bronze.uri).table(tables.DAILY).exists

@@ -25,16 +25,6 @@ VALUES = {row.key: row.value for row in A + B}
 BAD = Row("A", DAYS[0], -5.0)
 
 
-@pytest.fixture
-def raw(tmp_path):
-    return Raw(tmp_path / "raw")
-
-
-@pytest.fixture
-def bronze(tmp_path):
-    return Bronze(str(tmp_path / "lake"))
-
-
 def command(raw, bronze, *options, env=()):
     """A load in a process of its own."""
     arguments = ["--input", str(raw), "--lake", bronze.uri, *FAST, *options]

@@ -1,7 +1,7 @@
-"""Bars by brute force, straight from docs/data-model.md: Python's integers, dicts and loops, one row at a time.
+"""Bars by brute force, straight from docs/data-model.md: Python's integers, dicts and loops, row by row.
 
-It shares nothing with the kernel: sessions come from exchange_calendars, clocks from zoneinfo. Instants are UTC
-microseconds, rows and bars are dicts.
+It shares nothing with the kernel: sessions come from exchange_calendars, clocks from zoneinfo. Instants are
+UTC microseconds, rows and bars are dicts.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def calendar(name: str) -> Calendar:
     return Calendar(str(found.tz), sessions)
 
 
-# --- which rows count --------------------------------------------------------------------------------------------------
+# --- which rows count ---------------------------------------------------------------------------------------
 
 
 def refusal(row: dict, of: Calendar, kind: str) -> str | None:
@@ -127,9 +127,9 @@ def refusal(row: dict, of: Calendar, kind: str) -> str | None:
 
 
 def accept(row: dict, of: Calendar, kind: str) -> dict:
-    """A valid row in canonical form: its key's ``time``, optional values cleaned, volume and notional exact."""
+    """A valid row in canonical form: its key's ``time``, optional values cleaned, exact sums' terms."""
     vwap, count = row["vwap"], row["trade_count"]
-    if vwap is not None and not (math.isfinite(vwap) and 0 < vwap):
+    if vwap is not None and not (math.isfinite(vwap) and vwap > 0):
         vwap = None
     if count is not None and count < 0:
         count = None
@@ -166,7 +166,7 @@ def winners(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     return list(best.values()), lost
 
 
-# --- windows and bars --------------------------------------------------------------------------------------------------
+# --- windows and bars ---------------------------------------------------------------------------------------
 
 
 def intraday_window(ts: int, minutes: int, anchor: str, of: Calendar) -> tuple[int, int]:
@@ -270,6 +270,6 @@ def _bar(members: list[dict], sessions: int) -> dict:
 
 
 def divide(notional: int, volume: int) -> float:
-    """Notional over volume in currency: whole units of 1e-6 and the rest apart, so that it is near one rounding."""
+    """Notional over volume in currency: whole units of 1e-6 and the rest apart, so that little is rounded."""
     whole, rest = divmod(notional, volume)
     return (float(whole) + float(rest) / float(volume)) / 1e6

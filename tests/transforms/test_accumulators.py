@@ -97,14 +97,14 @@ def test_a_window_of_64_rows_of_the_most_volume_fits():
     assert acc.sum_volume(np.full(64, VOLUME), np.zeros(1, np.intp)).tolist() == [64 * VOLUME]
 
 
-notionals = st.integers(0, 2**40) | st.integers(0, 100 * PRICE * VOLUME)
+notionals = st.integers(0, 2**40) | st.integers(0, 90 * PRICE * VOLUME)
 volumes = st.integers(1, 2**20) | st.integers(1, BIG)
 
 
 @given(notional=notionals, volume=volumes)
 @example(notional=0, volume=1)
 @example(notional=2**64, volume=1)
-@example(notional=100 * PRICE * VOLUME, volume=BIG)
+@example(notional=90 * PRICE * VOLUME, volume=BIG)
 @example(notional=PRICE * VOLUME, volume=VOLUME)
 @example(notional=(2**50) * 2**61 - 1, volume=2**61)
 @example(notional=(2**50) * (2**61 - 1) - 1, volume=2**61 - 1)
@@ -132,7 +132,9 @@ def test_vwap_of_trades_is_their_weighted_mean_in_millionths(trades):
     total = acc.sum_volume(volume, starts)
     got = acc.vwap(*acc.sum_runs(*acc.multiply(price, volume), starts), total)
     weights = [round(v * 1e6) for _, v in trades]
-    exact = Fraction(sum(round(p * 1e6) * w for (p, _), w in zip(trades, weights, strict=True)), sum(weights) * 10**6)
+    exact = Fraction(
+        sum(round(p * 1e6) * w for (p, _), w in zip(trades, weights, strict=True)), sum(weights) * 10**6
+    )
     assert abs(Fraction(float(got[0])) - exact) <= 2 * Fraction(math.ulp(float(exact)))
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,13 +80,37 @@ def check(world: World, option: dict, anchors: list[tuple[str, str, list[str]]])
         assert refused([*(part.rejected for part in parts), duplicates]) == out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(world=worlds_of_days(), option=options())
 def test_bars_of_sessions_equal_the_oracles(world, option):
     check(world, option, ANCHORS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(world=worlds_of_minutes(), option=options())
 def test_intraday_bars_equal_the_oracles(world, option):
     check(world, option, INTRADAY_ANCHORS)
+
+
+@settings(max_examples=40)
+@given(world=worlds_of_days(), buckets=st.integers(1, 5), order=st.randoms(use_true_random=False))
+def test_bars_do_not_depend_on_how_rows_are_cut_and_shuffled(world, buckets, order):
+    """What ``AggregateBars`` does without Beam: files are split by bucket, and come together in any order."""
+    whole = [(rank, 0, len(file)) for rank, file in enumerate(world.files)]
+    parts = validated(dataclasses.replace(world, pieces=whole))
+    grouped: dict[int, list[pa.Table]] = {}
+    for part in order.sample(parts, len(parts)):
+        for bucket, rows in split_by_bucket(part.rows, buckets):
+            grouped.setdefault(bucket, []).append(rows)
+    won, out = world.verdict()
+    as_of = max((world.oracle.sessions[world.oracle.index[row["time"]]].end for row in won), default=0)
+    for anchor, _, timeframes in ANCHORS:
+        spec = BarSpec(parse_timeframes(timeframes), calendar_of(world), as_of, Anchor(anchor))
+        made = [
+            aggregate(pa.concat_tables(tables, promote_options="default"), spec, world.origins)
+            for tables in grouped.values()
+        ]
+        assert by_key(part for bars, _ in made for part in bars) == oracle.make_bars(
+            won, world.oracle, timeframes, anchor=anchor, as_of=as_of
+        )
+        assert refused([*(part.rejected for part in parts), *(lost for _, lost in made)]) == out

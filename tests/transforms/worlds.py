@@ -1,10 +1,12 @@
-"""Worlds of raw rows, drawn by hypothesis: files that overlap, in any order and cut, with all that goes wrong in them."""
+"""Worlds of raw rows, drawn by hypothesis: files that overlap, in any order and cut, with all their faults."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 import pyarrow as pa
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ ODD = (
 
 @dataclass(frozen=True)
 class World:
-    """Raw rows of files by rank, and in what pieces and order they come; ``pieces`` are (rank, first, stop)."""
+    """Raw rows of files by rank, and the pieces in which they come: (rank, first row, stop)."""
 
     kind: str
     name: str
@@ -51,7 +53,7 @@ class World:
     last: int
     numbers: random.Random
 
-    @property
+    @cached_property
     def oracle(self) -> oracle.Calendar:
         return oracle.calendar(self.name).without(*self.closed)
 
@@ -99,7 +101,7 @@ def _cut(numbers: random.Random, files: list[list[dict]], chunks: int) -> list[t
     pieces = []
     for rank, file in enumerate(files):
         cuts = sorted([0, len(file), *(numbers.randint(0, len(file)) for _ in range(chunks))])
-        pieces.append([(rank, first, stop) for first, stop in zip(cuts[:-1], cuts[1:], strict=True)])
+        pieces.append([(rank, first, stop) for first, stop in itertools.pairwise(cuts)])
     turns = [rank for rank, own in enumerate(pieces) for _ in own]
     numbers.shuffle(turns)
     queues = [iter(own) for own in pieces]
@@ -135,7 +137,9 @@ shapes = st.builds(
 )
 
 
-def _world(shape: Shape, kind: str, name: str, closed: tuple[date, ...], times: dict[str, list[int]]) -> World:
+def _world(
+    shape: Shape, kind: str, name: str, closed: tuple[date, ...], times: dict[str, list[int]]
+) -> World:
     """Write rows of each symbol's times into files, some of them into several, and spoil some."""
     numbers = random.Random(shape.seed)
     files: list[list[dict]] = [[] for _ in range(shape.files)]
@@ -146,7 +150,10 @@ def _world(shape: Shape, kind: str, name: str, closed: tuple[date, ...], times: 
                 row = {"symbol": symbol, "ts": stamp}
                 row |= _values(numbers, price, shape.vwap, shape.counts, numbers.random() < 0.5)
                 if kind == "minutes":
-                    row |= {"version": numbers.choice([None, 1, 2, 5]), "ts": stamp + numbers.randrange(60_000_000)}
+                    row |= {
+                        "version": numbers.choice([None, 1, 2, 5]),
+                        "ts": stamp + numbers.randrange(60_000_000),
+                    }
                 if numbers.random() < shape.wrong:
                     row |= numbers.choice(WRONG + ODD)
                     row |= numbers.choice(({}, *WRONG))
@@ -165,7 +172,7 @@ def _world(shape: Shape, kind: str, name: str, closed: tuple[date, ...], times: 
     return World(kind, name, closed, files, pieces, min(stamps), max(stamps), numbers)
 
 
-#: Sessions at which a world of days begins: the calendar's first, before and after session 0, half days, closures.
+#: Sessions at which a world of days begins: the calendar's first, around session 0, half days, closures.
 BEGINNINGS = [
     date(1900, 1, 2),
     date(1962, 1, 2),
@@ -186,7 +193,9 @@ def worlds_of_days(draw: st.DrawFn) -> World:
     planned = oracle.calendar("XNYS").sessions
     begin = oracle.calendar("XNYS").index[draw(st.sampled_from(BEGINNINGS))]
     span = planned[begin : begin + draw(st.sampled_from([40, 75, 3, 1]))]
-    closed = tuple(numbers.sample([session.day for session in span], min(len(span), numbers.choice([0, 0, 1, 2]))))
+    closed = tuple(
+        numbers.sample([session.day for session in span], min(len(span), numbers.choice([0, 0, 1, 2])))
+    )
     times: dict[str, list[int]] = {}
     for symbol in numbers.sample(NAMES, shape.symbols):
         listed = numbers.choice([0, 0, numbers.randrange(len(span))])
@@ -195,7 +204,12 @@ def worlds_of_days(draw: st.DrawFn) -> World:
         times[symbol] = [
             # Midnight in New York or in UTC, the close, or the session's last instant: all of them name it.
             numbers.choice(
-                [session.start, oracle.DAY * (session.day - date(1970, 1, 1)).days, session.closes, session.end - 1]
+                [
+                    session.start,
+                    oracle.DAY * (session.day - date(1970, 1, 1)).days,
+                    session.closes,
+                    session.end - 1,
+                ]
             )
             for number, session in enumerate(span)
             if listed <= number < delisted and number not in halt and numbers.random() >= shape.gaps
@@ -227,6 +241,8 @@ def worlds_of_minutes(draw: st.DrawFn) -> World:
             for edge in (session.start, session.opens, session.closes, session.end - 30 * oracle.MINUTE):
                 thick = numbers.randrange(edge, edge + 5 * oracle.MINUTE, oracle.MINUTE)
                 stamps.update(thick + number * oracle.MINUTE for number in range(numbers.choice([0, 3, 12])))
-            stamps.update(numbers.choices(range(session.start, session.end, oracle.MINUTE), k=numbers.choice([0, 20])))
+            stamps.update(
+                numbers.choices(range(session.start, session.end, oracle.MINUTE), k=numbers.choice([0, 20]))
+            )
         times[symbol] = sorted(stamp for stamp in stamps if numbers.random() >= shape.gaps)
     return _world(shape, "minutes", name, closed, times)
