@@ -93,10 +93,12 @@ def _report(groups: list[list[DataFile]], after: int, version: int | None) -> Co
 
 def _small_files(snapshot: Snapshot, target_rows: int) -> list[list[DataFile]]:
     """The small files of each partition that has several, oldest first."""
-    groups: dict[tuple[str | None, ...], list[DataFile]] = defaultdict(list)
+    apart = snapshot.spec.apart
+    mixed = {file.path for file in snapshot.select(where={apart: False})} if apart else set()
+    groups: dict[tuple[object, ...], list[DataFile]] = defaultdict(list)
     for file in snapshot.select():
         if file.rows * 2 < target_rows:
-            groups[tuple(file.partition.values())].append(file)
+            groups[(*file.partition.values(), file.path in mixed)].append(file)
     return [sorted(group, key=lambda f: (f.modified, f.path)) for group in groups.values() if len(group) > 1]
 
 

@@ -6,7 +6,7 @@ open bars, and appends; a correction rewrites exactly the files that hold its wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Region:
         start, end: of those, the ones whose ``ts`` is in ``[start, end)``.
         symbols: of those, the ones of these symbols; None for all.
         anchor: under ``rows``, a bar that is not complete is made anew too: its end moves with each row.
+        since: of a symbol, where it is later than ``changed_from``.
     """
 
     changed_from: int | None = None
@@ -46,13 +47,14 @@ class Region:
     end: int | None = None
     symbols: frozenset[str] | None = None
     anchor: Anchor = Anchor.EXCHANGE
+    since: Mapping[str, int] = field(default_factory=dict)
 
     def holds(self, bars: pa.Table) -> Bool:
         """Return which bars the region holds, shape (n,)."""
         ts, end = instants(bars["ts"]), instants(bars["end"])
         inside = np.ones(len(bars), np.bool_)
         if self.changed_from is not None:
-            inside &= end > self.changed_from
+            inside &= end > self._changed_from(bars)
             if self.anchor is Anchor.ROWS:
                 inside |= ~flags(bars["complete"])
         if self.start is not None:
@@ -64,6 +66,15 @@ class Region:
             wanted = np.array([name in self.symbols for name in names.to_pylist()], np.bool_)
             inside &= wanted[codes] if len(wanted) else False
         return inside
+
+    def _changed_from(self, bars: pa.Table) -> npt.NDArray[np.int64] | int:
+        """Return from when on each bar's symbol changed, shape (n,); one instant where it is the same."""
+        assert self.changed_from is not None
+        if not self.since:
+            return self.changed_from
+        names, codes = encode_symbols(bars["symbol"])
+        own = [self.since.get(name, self.changed_from) for name in names.to_pylist()]
+        return np.array(own, np.int64)[codes]
 
 
 @dataclass

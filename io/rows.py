@@ -101,15 +101,13 @@ class RawRows:
             InputError: as ``RawReader.read``.
         """
         columns = tuple(name for name in RAW.names if name != "version" or self.kind == "minutes")
-        tables = [self.reader.read(self.files[rank], self.kind, columns) for rank in items]
-        ranks = np.repeat(np.array(items, np.int32), [len(table) for table in tables])
-        raw = _without_empty(pa.concat_tables(tables)).append_column("rank", pa.array(ranks))
-        del tables
+        raw, lengths = self.reader.read_many([self.files[rank] for rank in items], self.kind, columns)
+        raw = raw.append_column("rank", pa.array(np.repeat(np.array(items, np.int32), lengths)))
         if self.symbols is not None:
             wanted = pa.array(sorted(self.symbols), pa.string())
             raw = raw.filter(pc.is_in(raw["symbol"].cast(pa.string()), value_set=wanted))
         validate = validate_daily if self.kind == "daily" else validate_minutes
-        return validate(raw.combine_chunks(), self.calendar, Origins(self))
+        return validate(_without_empty(raw).combine_chunks(), self.calendar, Origins(self))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ BARS = TableSpec(
     sort_by=("symbol", "ts"),
     key=("symbol", "timeframe", "ts"),
     stats=("symbol", "ts", "end", "complete"),
+    apart="complete",
 )
 DEAD_LETTERS = TableSpec("dead_letters", schemas.DEAD_LETTERS, stats=("reason", "symbol", "ts", "run"))
 
@@ -49,6 +50,8 @@ TABLES = {spec.name: spec for spec in (DAILY, MINUTES, LEDGER, BARS, DEAD_LETTER
 # Properties of a table, as its metadata has them.
 CALENDAR = "fibflow.calendar"
 CALENDAR_HASHES = "fibflow.calendar_hashes"
+#: Of ``silver.bars`` only: of intraday bars, which are made apart from those of days.
+INTRADAY_CALENDAR_HASHES = "fibflow.intraday_calendar_hashes"
 ANCHOR = "fibflow.anchor"
 INTRADAY_ANCHOR = "fibflow.intraday_anchor"
 PRICE_BASIS = "fibflow.price_basis"

@@ -25,6 +25,7 @@ import numpy as np
 from fibflow.io import tables
 from fibflow.io.lake import Lake
 from fibflow.pipelines import cli
+from fibflow.runners.memory import keep_freed_memory
 from fibflow.runners.profiles import KNOWN_RUNNERS
 from fibflow.transforms.timeframe import Anchor, IntradayAnchor, Timeframe, parse_timeframes
 
@@ -114,6 +115,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     # Beam takes a second to import: not before the command line is known to be right.
     from fibflow.pipelines.job import BatchJob
     from fibflow.pipelines.request import Request
+
+    keep_freed_memory()
 
     for part in parts:
         request = Request(

@@ -29,7 +29,9 @@ class Group:
         read_from: position of the first session whose rows are needed; 0 for all.
         until: position after the last one that changed; None where all later windows may.
         symbols: which; None for all.
+        others: symbols that another group makes anew from an earlier session on.
         bases: as in ``BarSpec``.
+        since: position of a symbol's first session that changed, where that is later than ``changed``.
         starts: position from which on a symbol's rows are needed, where that is later than ``read_from``.
     """
 
@@ -37,7 +39,9 @@ class Group:
     read_from: int
     until: int | None = None
     symbols: frozenset[str] | None = None
+    others: frozenset[str] = frozenset()
     bases: dict[str, int] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
 
     def only(self, symbols: frozenset[str]) -> Group | None:
@@ -48,13 +52,29 @@ class Group:
 
 @dataclass(frozen=True)
 class Changed:
-    """Rows of a bronze table that changed: each symbol's first changed position, all changed positions, and what
-    finding them took.
+    """Rows of a bronze table that changed.
+
+    Attributes:
+        first: each symbol's first changed position.
+        positions: all changed positions, in order.
+        read: what finding them took.
     """
 
     first: dict[str, int]
     positions: list[int]
     read: ReadStats
+
+    def through(self, newest: int) -> Changed:
+        """Return what changed up to a position: rows after the as-of time are not used."""
+        first = {name: position for name, position in self.first.items() if position <= newest}
+        return Changed(first, [p for p in self.positions if p <= newest], self.read)
+
+    def __or__(self, other: Changed) -> Changed:
+        """Return what changed in either."""
+        first = self.first | {
+            name: min(position, self.first.get(name, position)) for name, position in other.first.items()
+        }
+        return Changed(first, sorted({*self.positions, *other.positions}), self.read + other.read)
 
 
 def changed_rows(
@@ -79,15 +99,25 @@ def changed_rows(
     added, _ = bronze.changes(since, snapshot.version)
     if not added or not landed:
         return Changed({}, [], ReadStats())
-    time = bronze.spec.time_column
-    assert time is not None
-    rows, cost = read_files(
-        bronze.storage, bronze.spec, added, ["symbol", time, "landed"], dictionary=["symbol"]
-    )
+    columns = ["symbol", str(bronze.spec.time_column), "landed"]
+    rows, cost = read_files(bronze.storage, bronze.spec, added, columns, dictionary=["symbol"])
     rows = rows.filter(pc.is_in(rows["landed"], value_set=pa.array(sorted(landed), pa.int32())))
+    return _changed(rows, calendar, cost)
+
+
+def rows_between(snapshot: Snapshot, calendar: TradingCalendar, first: int, last: int) -> Changed:
+    """Return the rows of sessions at positions ``first`` to ``last``, as if all of them had changed."""
+    time = str(snapshot.spec.time_column)
+    starts = calendar.days if time == "session" else calendar.day_starts
+    bounds = int(starts[first]), int(starts[last + 1])
+    rows, cost = snapshot.read(["symbol", time], None, *bounds, dictionary=["symbol"])
+    return _changed(rows, calendar, cost)
+
+
+def _changed(rows: pa.Table, calendar: TradingCalendar, cost: ReadStats) -> Changed:
     if not len(rows):
         return Changed({}, [], cost)
-    stamps = rows[time].combine_chunks()
+    stamps = rows[1].combine_chunks()
     if pa.types.is_date(stamps.type):
         positions = calendar.positions(stamps.view(pa.int32()).to_numpy())
     else:
@@ -113,40 +143,45 @@ def groups_of(
     """Return the groups to make anew, and what finding their bases took.
 
     Args:
-        changed: symbols' first changed positions.
-        tip: position of the first session after the last run's as-of time; None where that has not moved. From it on, the windows of
-            all symbols may end.
-        anchor, timeframes, calendar: of the run.
+        changed: symbols' first changed positions; under the anchor ``rows``, of rows from ``tip`` on too.
+        tip: position of the first session after the last run's as-of time; None where that has not moved.
+            From it on, the windows of all symbols may end.
+        anchor: of the run.
+        timeframes: of the run.
+        calendar: of the run.
         bars: the stored ones.
     """
     longest = max(timeframe.sessions for timeframe in timeframes)
     if anchor is Anchor.ROWS:
         return _groups_of_rows(changed, longest, calendar, bars)
     firsts, cost = _first_sessions(longest, calendar, bars) if anchor is Anchor.LISTING else ({}, ReadStats())
-    restarted = {name: 0 for name, first in changed.items() if name in firsts and first < firsts[name]}
+    # Their windows move: they are counted from another session now.
+    restarted = {
+        name for name, base in firsts.items() if base == NO_SESSION or changed.get(name, base) < base
+    }
+    bases = {name: base for name, base in firsts.items() if name not in restarted}
     single = {name: first for name, first in changed.items() if tip is None or first < tip}
-    groups: list[Group] = []
     if len(single) > MOST_SINGLE:
         tip = min([*single.values(), *([tip] if tip is not None else [])])
         single = {}
-    single |= restarted
+    single |= dict.fromkeys(restarted, 0)
+    groups: list[Group] = []
     if tip is not None:
-        bases = {name: base for name, base in firsts.items() if name not in restarted}
-        groups.append(Group(tip, max(0, tip - longest + 1), bases=bases))
+        groups.append(Group(tip, max(0, tip - longest + 1), others=frozenset(single), bases=bases))
     if single:
         first = min(single.values())
-        whole = bool(restarted)
-        bases = {name: firsts[name] for name in single if name in firsts and name not in restarted}
-        read_from = 0 if whole else max(0, first - longest + 1)
-        groups.append(Group(first, read_from, symbols=frozenset(single), bases=bases))
+        groups.append(Group(first, max(0, first - longest + 1), symbols=frozenset(single), bases=bases))
     return groups, cost
 
 
-def minute_groups(changed: Changed) -> list[Group]:
-    """Return a group for each stretch of changed sessions: intraday windows lie within one."""
+def minute_groups(changed: Changed, tip: int | None) -> list[Group]:
+    """Return a group for each stretch of changed sessions, and one for all from ``tip`` on, as ``groups_of``.
+
+    Intraday windows lie within a session.
+    """
     few = frozenset(changed.first) if len(changed.first) <= MOST_SINGLE else None
-    positions = np.array(changed.positions, np.int64)
-    groups = []
+    positions = np.array([p for p in changed.positions if tip is None or p < tip], np.int64)
+    groups = [] if tip is None else [Group(changed=tip, read_from=tip)]
     for stretch in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
         if len(stretch):
             first, last = int(stretch[0]), int(stretch[-1])
@@ -157,13 +192,17 @@ def minute_groups(changed: Changed) -> list[Group]:
 def _first_sessions(
     longest: int, calendar: TradingCalendar, bars: Snapshot
 ) -> tuple[dict[str, int], ReadStats]:
-    """Return the position at which each symbol's windows begin: its first bar's, under the anchor ``listing``."""
+    """Return the position of each symbol's first bar: under the anchor ``listing``, where its count begins.
+
+    It is ``NO_SESSION`` where the calendar has lost that session.
+    """
     stored, cost = _keys(longest, bars)
-    if not len(stored):
-        return {}, cost
-    least = stored.group_by("symbol").aggregate([("ts", "min")])
-    positions = calendar.positions_at(least["ts_min"].cast(pa.int64()).to_numpy())
-    return dict(zip(least["symbol"].cast(pa.string()).to_pylist(), positions.tolist(), strict=True)), cost
+    names, codes = encode_symbols(stored["symbol"])
+    least = np.full(len(names), np.iinfo(np.int64).max)
+    np.minimum.at(least, codes, stored["ts"].cast(pa.int64()).to_numpy())
+    used = np.unique(codes)
+    positions = calendar.positions_at(least[used])
+    return dict(zip(names.take(pa.array(used)).to_pylist(), positions.tolist(), strict=True)), cost
 
 
 def _groups_of_rows(
@@ -171,10 +210,10 @@ def _groups_of_rows(
 ) -> tuple[list[Group], ReadStats]:
     """Return groups under the anchor ``rows``: each symbol begins at a stored bar of the longest timeframe.
 
-    It is the one before the bar that holds the change, so that the windows of the shorter timeframes around the change are whole.
+    It is the one before the bar that holds the change, so that the windows of the shorter timeframes around
+    the change are whole.
     """
-    stored, cost = _keys(longest, bars)
-    stored = stored.filter(pc.is_in(stored["symbol"].cast(pa.string()), value_set=pa.array(sorted(changed))))
+    stored, cost = _keys(longest, bars, sorted(changed))
     bases: dict[str, int] = {}
     starts: dict[str, int] = dict.fromkeys(changed, 0)
     if len(stored):
@@ -198,6 +237,7 @@ def _groups_of_rows(
             read_from=min(starts[name] for name in members),
             symbols=frozenset(members),
             bases={name: bases.get(name, 0) for name in members},
+            since={name: changed[name] for name in members},
             starts={name: starts[name] for name in members},
         )
         for _, members in sorted(groups.items())
@@ -211,5 +251,6 @@ def _runs(codes: Any) -> list[tuple[int, int, int]]:
     return list(zip(codes[starts].tolist(), starts.tolist(), stops.tolist(), strict=True))
 
 
-def _keys(longest: int, bars: Snapshot) -> tuple[pa.Table, ReadStats]:
-    return bars.read(["symbol", "ts"], where={"timeframe": f"{longest}d"}, dictionary=["symbol"])
+def _keys(longest: int, bars: Snapshot, symbols: list[str] | None = None) -> tuple[pa.Table, ReadStats]:
+    where = {"timeframe": f"{longest}d"}
+    return bars.read(["symbol", "ts"], symbols, where=where, dictionary=["symbol"])

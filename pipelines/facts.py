@@ -1,15 +1,19 @@
-"""What ``silver.bars`` remembers of how it was made: properties that every run must share, and marks of what it holds."""
+"""What ``silver.bars`` remembers of how it was made: properties that runs share, and marks of what it holds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fibflow.io import tables
+from fibflow.io.datafiles import DataFile
 from fibflow.io.lake import LakeTable
+from fibflow.io.raw import Kind
 from fibflow.io.snapshot import Snapshot
 from fibflow.pipelines import cli
 from fibflow.pipelines.request import Request
@@ -27,29 +31,46 @@ def timeframes_in(snapshot: Snapshot) -> set[str]:
     return {str(file.partition["timeframe"]) for file in snapshot.select()} if len(snapshot) else set()
 
 
+# Properties ------------------------------------------------------------------------------------------------
+
+
+def hashes_key(kind: Kind) -> str:
+    """Return the property that holds the calendar's hashes for bars of days, or of minutes."""
+    return tables.CALENDAR_HASHES if kind == "daily" else tables.INTRADAY_CALENDAR_HASHES
+
+
 def properties_of(
-    request: Request, calendar: TradingCalendar, basis: str, stored: str | None, through: int | None
+    request: Request, calendar: TradingCalendar, basis: str, stored: Mapping[str, str], through: int | None
 ) -> dict[str, str]:
     """Return the properties that a run gives the table.
 
     Args:
-        request, calendar, basis: of the run.
-        stored: the table's calendar hashes.
+        request: of the run.
+        calendar: of the run.
+        basis: of its prices.
+        stored: the table's properties.
         through: the end of the last window, UTC microseconds.
     """
-    years = [int(year) for year in json.loads(stored or "{}")]
+    key = hashes_key(request.kind)
+    years = [int(year) for year in json.loads(stored.get(key, "{}"))]
     if through is not None:
         years.append(int(np.datetime64(through, "us").astype("datetime64[Y]").astype(int)) + 1970)
-    properties = {
-        tables.CALENDAR: calendar.name,
-        tables.PRICE_BASIS: basis,
-        tables.CALENDAR_HASHES: json.dumps(calendar.hashes(max(years, default=1970)), separators=(",", ":")),
-    }
+    hashes = calendar.hashes(max(years)) if years else {}
+    return {**_terms(request, calendar, basis), key: json.dumps(hashes, separators=(",", ":"))}
+
+
+def _terms(request: Request, calendar: TradingCalendar, basis: str) -> dict[str, str]:
+    terms = {tables.CALENDAR: calendar.name, tables.PRICE_BASIS: basis}
     if request.kind == "daily":
-        properties[tables.ANCHOR] = str(request.anchor)
-    else:
-        properties[tables.INTRADAY_ANCHOR] = str(request.intraday_anchor)
-    return properties
+        return terms | {tables.ANCHOR: str(request.anchor)}
+    return terms | {tables.INTRADAY_ANCHOR: str(request.intraday_anchor)}
+
+
+def last_end(files: Iterable[DataFile]) -> int | None:
+    """Return the end of the last window in files of bars (UTC microseconds), by their statistics."""
+    ends = (json.loads(file.stats)["maxValues"]["end"] for file in files)
+    newest = max(ends, default=None)
+    return None if newest is None else int(np.datetime64(newest.removesuffix("Z"), "us").astype(int))
 
 
 def check_properties(
@@ -60,33 +81,47 @@ def check_properties(
     Raises:
         PropertyMismatch: another anchor, price basis or calendar.
     """
-    replaced = {timeframe.name for timeframe in request.timeframes}
-    if request.full_refresh and not request.restricted and timeframes_in(snapshot) <= replaced:
-        return
-    expected = properties_of(request, calendar, basis, None, None)
-    del expected[tables.CALENDAR_HASHES]
+    expected = _terms(request, calendar, basis)
+    if request.full_refresh and not request.restricted:
+        stay = timeframes_in(snapshot) - {timeframe.name for timeframe in request.timeframes}
+        if not stay:
+            return
+        if not _of_kind(stay, request.kind):
+            # An anchor is that of one kind of timeframes.
+            expected = {key: expected[key] for key in (tables.CALENDAR, tables.PRICE_BASIS)}
     table.check(expected, snapshot.properties)
+
+
+def _of_kind(names: Iterable[str], kind: Kind) -> set[str]:
+    return {name for name in names if Timeframe.parse(name).is_intraday == (kind == "minutes")}
 
 
 def moved_years(snapshot: Snapshot, request: Request, calendar: TradingCalendar) -> list[int]:
     """Return the years whose sessions changed since the bars were made, and that this run has to make anew.
 
     Raises:
-        UsageError: some did, and the run was not told to.
+        UsageError: some did, and the run was not told to make anew all that they move.
     """
-    stored = snapshot.properties.get(tables.CALENDAR_HASHES)
-    now = calendar.hashes(request.year + 1)
-    moved = sorted(
-        int(year) for year, digest in json.loads(stored or "{}").items() if now.get(year, digest) != digest
-    )
-    if not moved or request.full_refresh:
+    stored = json.loads(snapshot.properties.get(hashes_key(request.kind), "{}"))
+    now = calendar.hashes(max(map(int, stored), default=0))
+    moved = sorted(int(year) for year, digest in stored.items() if now.get(year, digest) != digest)
+    if not moved:
         return []
     years = ", ".join(map(str, moved))
-    if not request.rewrite_calendar:
+    if not (request.rewrite_calendar or request.full_refresh):
         raise cli.UsageError(
-            f"calendar {calendar.name} changed in {years} since {snapshot.spec.name} was made: --rewrite-calendar makes "
-            "anew the windows that it moves"
+            f"calendar {calendar.name} changed in {years} since {snapshot.spec.name} was made: "
+            "--rewrite-calendar makes anew the windows that it moves"
         )
+    held = _of_kind(timeframes_in(snapshot), request.kind)
+    if request.restricted or held - {timeframe.name for timeframe in request.timeframes}:
+        raise cli.UsageError(
+            f"calendar {calendar.name} changed in {years}: all its windows have to be made anew at once: ask for "
+            f"--timeframes {','.join(t.name for t in sorted(map(Timeframe.parse, held)))}, without --symbols, "
+            "--start and --end"
+        )
+    if request.full_refresh:
+        return []
     if moved[0] < 2000:
         raise cli.UsageError(
             f"calendar {calendar.name} changed in {years}, before its count begins: run with --full-refresh"
@@ -94,40 +129,79 @@ def moved_years(snapshot: Snapshot, request: Request, calendar: TradingCalendar)
     return moved
 
 
-def read_mark(
-    table: LakeTable, request: Request, timeframe: Timeframe, bronze: str
-) -> tuple[int, int] | None:
-    """Return (bronze version, as-of day) that a timeframe's bars hold; None where they were never made.
+# Marks -----------------------------------------------------------------------------------------------------
 
-    A run for some symbols has marks of its own; it begins at the later of them and everybody's.
+
+@dataclass(frozen=True)
+class Mark:
+    """What the bars of a timeframe hold: a version of a bronze table, as of a session (days since 1970)."""
+
+    version: int
+    day: int
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The application transactions of ``silver.bars`` that say what it holds of a bronze table.
+
+    A run for some symbols has marks of its own. They are made on top of everybody's, and count as long as
+    those stay.
+
+    Attributes:
+        found: of each timeframe of the run; None where its bars were never made of this bronze table.
+        names: the names of each timeframe's transactions: of the bronze table, its version, the session.
+        source: stands for the bronze table: another one of its name is not the same.
     """
-    if not table.exists:
-        return None
-    opened = table.open()
-    found = [
-        (int(version), int(day))
-        for names in (_mark_names(request, timeframe, bronze), _mark_names(None, timeframe, bronze))
-        for version, day in [tuple(opened.transaction_version(name) for name in names)]
-        if version is not None and day is not None
-    ]
-    return max(found, default=None)
+
+    found: Mapping[Timeframe, Mark | None]
+    names: Mapping[Timeframe, tuple[str, str, str]]
+    source: int
+
+    @classmethod
+    def read(cls, bars: LakeTable, request: Request, bronze: LakeTable) -> Marks:
+        """Read the marks of a run's timeframes."""
+        source = uuid.UUID(str(bronze.open().metadata().id)).int >> 80
+        opened = bars.open() if bars.exists else None
+        found: dict[Timeframe, Mark | None] = {}
+        names: dict[Timeframe, tuple[str, str, str]] = {}
+        for timeframe in request.timeframes:
+            own = _names(timeframe, bronze.spec.name)
+            values = [None if opened is None else opened.transaction_version(name) for name in own]
+            mark = _mark(values, source)
+            if request.symbols is not None:
+                on_top = json.dumps([sorted(request.symbols), values])
+                own = _names(
+                    timeframe, f"{bronze.spec.name}:{hashlib.sha256(on_top.encode()).hexdigest()[:16]}"
+                )
+                values = [None if opened is None else opened.transaction_version(name) for name in own]
+                mark = _mark(values, source) or mark
+            found[timeframe], names[timeframe] = mark, own
+        return cls(found, names, source)
+
+    def of(self, timeframes: Sequence[Timeframe], version: int, day: int) -> dict[str, int]:
+        """Return the transactions that say what a run made."""
+        made: dict[str, int] = {}
+        for timeframe in timeframes:
+            made |= dict(zip(self.names[timeframe], (self.source, version, day), strict=True))
+        return made
 
 
-def marks_of(
-    request: Request, timeframes: Sequence[Timeframe], bronze: str, version: int, as_of_day: int
-) -> dict[str, int]:
-    """Return the application transactions that record what a run made; none for a range of windows."""
-    if request.start is not None or request.end is not None:
-        return {}
-    marks: dict[str, int] = {}
-    for timeframe in timeframes:
-        of_version, of_day = _mark_names(request, timeframe, bronze)
-        marks |= {of_version: version, of_day: as_of_day}
-    return marks
+def no_marks(request: Request, bronze: str, base_version: int) -> dict[str, int]:
+    """Return the transactions of a run from a raw folder: the next one from bronze makes everything anew.
+
+    The value is negative, and another one each time: marks that were made on top of it go with it.
+    """
+    return {_names(timeframe, bronze)[0]: -2 - base_version for timeframe in request.timeframes}
 
 
-def _mark_names(request: Request | None, timeframe: Timeframe, bronze: str) -> tuple[str, str]:
-    scope = ""
-    if request is not None and request.symbols is not None:
-        scope = ":" + hashlib.sha256(",".join(sorted(request.symbols)).encode()).hexdigest()[:12]
-    return f"batch:{bronze}:{timeframe.name}{scope}", f"as-of:{bronze}:{timeframe.name}{scope}"
+def _names(timeframe: Timeframe, scope: str) -> tuple[str, str, str]:
+    return (
+        f"of:{scope}:{timeframe.name}",
+        f"batch:{scope}:{timeframe.name}",
+        f"as-of:{scope}:{timeframe.name}",
+    )
+
+
+def _mark(values: Sequence[int | None], source: int) -> Mark | None:
+    of, version, day = values
+    return Mark(version, day) if of == source and version is not None and day is not None else None

@@ -46,7 +46,7 @@ def sizes(args: argparse.Namespace, lake: Lake) -> int:
 
 
 def _short(key: str, value: str) -> str:
-    if key == tables.CALENDAR_HASHES:
+    if key in (tables.CALENDAR_HASHES, tables.INTRADAY_CALENDAR_HASHES):
         return f"of {len(json.loads(value))} years"
     return value if len(value) <= 40 else f"{value[:37]}..."
 

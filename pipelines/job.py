@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import sinks, tables
 from fibflow.io.aws import AwsConfig
+from fibflow.io.failures import failure
 from fibflow.io.files import InputError, list_raw
 from fibflow.io.lake import Lake, LakeError, LakeTable
 from fibflow.io.manifest import Manifest
@@ -20,18 +20,20 @@ from fibflow.io.rows import BronzeRows, RawRows
 from fibflow.io.snapshot import ReadStats, Snapshot
 from fibflow.io.storage import Storage
 from fibflow.pipelines import cli, facts
-from fibflow.pipelines.changes import Group, changed_rows, groups_of, minute_groups
+from fibflow.pipelines.changes import Group, changed_rows, groups_of, minute_groups, rows_between
 from fibflow.pipelines.graph import Destination, run_bars
+from fibflow.pipelines.options import beam_options
 from fibflow.pipelines.plan import Plan, plan_bronze, plan_raw
-from fibflow.pipelines.publish import Bars, Publisher, distinct, read_staged, with_flags
+from fibflow.pipelines.publish import Bars, Publisher, read_staged, with_flags
 from fibflow.pipelines.request import Request, Summary
-from fibflow.runners.profiles import profile
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.partials import BAR_BATCH
-from fibflow.transforms.timeframe import Timeframe
+from fibflow.transforms.timeframe import Anchor, Timeframe
 
 _SESSIONS_A_YEAR = 240
+#: A day after all others: none of a symbol's rows are wanted.
+_NEVER = np.iinfo(np.int32).max
 
 
 @dataclass
@@ -50,8 +52,7 @@ class BatchJob:
     def run(self) -> Summary:
         """Run the job and return what it did."""
         request = self.request
-        beam_options = [*profile(request.runner, workers=request.workers).options, *request.beam_args]
-        self.options = PipelineOptions(beam_options)
+        self.options = beam_options(request.runner, request.workers, request.beam_args)
         with cli.staging_place(
             request.staging, self.lake, request.runner == "direct", request.run
         ) as staging:
@@ -67,16 +68,16 @@ class BatchJob:
         given, name = self.request.input, self.source_spec.name
         if given is None or given == name:
             table = self.lake.table(self.source_spec)
-        elif given.rstrip("/").rpartition("/")[2] == name:
+        elif (last := given.rstrip("/").rpartition("/")[2]) == name:
             table = LakeTable(Storage(given, self.aws), self.source_spec)
-        elif given in tables.TABLES:
+        elif last in tables.TABLES:
             raise cli.UsageError(f"--input {given} does not hold the rows of these timeframes: {name} does")
         else:
             return None
         if not table.exists:
             raise InputError(
-                f"{table.storage.uri}: there is no such table; land history with pipelines.load, or give a raw "
-                "folder with --input"
+                f"{table.storage.uri}: there is no such table; land history with pipelines.load, or give a "
+                "raw folder with --input"
             )
         return table
 
@@ -87,7 +88,7 @@ class BatchJob:
         longest = max(timeframe.sessions for timeframe in request.timeframes)
         return load_calendar(name, newest + 2 + longest // _SESSIONS_A_YEAR)
 
-    # Raw folders -----------------------------------------------------------------------------------------------
+    # Raw folders -------------------------------------------------------------------------------------------
 
     def _run_raw(self, staging: Storage) -> None:
         request = self.request
@@ -98,34 +99,34 @@ class BatchJob:
             )
         calendar = self._calendar(request.calendar or "XNYS")
         snapshot = facts.snapshot_of(self.bars)
+        self.summary.version = snapshot.version
         facts.check_properties(self.bars, snapshot, request, calendar, request.price_basis)
+        facts.moved_years(snapshot, request, calendar)
         held = facts.timeframes_in(snapshot)
         again = [timeframe.name for timeframe in request.timeframes if timeframe.name in held]
         if again and not (request.full_refresh or request.restricted):
             raise cli.UsageError(
-                f"{self.bars.storage.uri} holds {', '.join(again)} bars: --full-refresh replaces them, --symbols some of "
-                "them; incremental runs are made from bronze tables (pipelines.load)"
+                f"{self.bars.storage.uri} holds {', '.join(again)} bars: --full-refresh replaces them, --symbols "
+                "some of them; incremental runs are made from bronze tables (pipelines.load)"
             )
-        if again:
-            facts.moved_years(snapshot, request, calendar)
         source = RawRows(request.input, request.kind, calendar, staging, self.aws, request.symbols)
         source.stage(list_raw(request.input, self.aws))
         if not source.files:
             raise InputError(f"{request.input}: no file holds a symbol of --symbols")
         spec = request.bar_spec(calendar, request.as_of_instant(calendar, None))
-        self._make_all(plan_raw(source), spec, staging, request.price_basis, {}, bool(again))
+        marks = facts.no_marks(request, self.source_spec.name, snapshot.version)
+        publisher = Publisher(self.lake, request, calendar, request.price_basis, snapshot, self.summary)
+        self._make_all(plan_raw(source), spec, staging, publisher, marks)
 
     def _make_all(
-        self, plan: Plan, spec: BarSpec, staging: Storage, basis: str, marks: dict[str, int], held: bool
+        self, plan: Plan, spec: BarSpec, staging: Storage, publisher: Publisher, marks: dict[str, int]
     ) -> None:
-        """Make all bars that are asked for. ``held``: the table has bars of these timeframes."""
+        """Make all bars that are asked for."""
         request = self.request
         if request.dry_run:
-            self.summary.said = (
-                f"would read about {plan.rows:,} rows in {plan.units:,} units and make all bars"
-            )
+            self._say(f"would read about {plan.rows:,} rows in {plan.units:,} units and make all bars")
             return
-        publisher = Publisher(self.lake, request, spec.calendar, basis, self.summary)
+        held = facts.timeframes_in(publisher.base) & {timeframe.name for timeframe in spec.timeframes}
         if held and request.restricted:
             made, manifest = self._make_staged(plan, spec, staging)
             region = Region(start=spec.start, end=spec.end, symbols=request.symbols)
@@ -135,7 +136,10 @@ class BatchJob:
         as_of = spec.as_of or request.as_of_instant(spec.calendar, manifest.newest)
         publisher.replace(manifest, staging, spec, as_of, marks)
 
-    # Bronze tables ---------------------------------------------------------------------------------------------
+    def _say(self, text: str) -> None:
+        self.summary.said = "; ".join(part for part in (self.summary.said, text) if part)
+
+    # Bronze tables -----------------------------------------------------------------------------------------
 
     def _run_bronze(self, bronze: LakeTable, staging: Storage) -> None:
         request, name = self.request, bronze.spec.name
@@ -150,40 +154,51 @@ class BatchJob:
             )
         calendar = self._calendar(zone)
         as_of = request.as_of_instant(calendar, _newest_day(snapshot, calendar))
-        assert as_of is not None
+        if as_of is None:
+            raise InputError(f"{bronze.storage.uri} holds no rows: land history with pipelines.load")
         stored = facts.snapshot_of(self.bars)
+        self.summary.version = stored.version
         facts.check_properties(self.bars, stored, request, calendar, basis)
         moved = facts.moved_years(stored, request, calendar)
-        run = _BronzeRun(bronze, snapshot, basis, calendar, as_of, moved)
-        marks = {t: facts.read_mark(self.bars, request, t, name) for t in request.timeframes}
-        whole = tuple(t for t, mark in marks.items() if mark is None or request.full_refresh)
-        if whole:
-            condition = (
-                Filter.of(bronze.spec, sorted(request.symbols)) if request.symbols is not None else None
+        publisher = Publisher(self.lake, request, calendar, basis, stored, self.summary)
+        run = _BronzeRun(bronze, snapshot, calendar, as_of, moved, publisher)
+        marks = facts.Marks.read(self.bars, request, bronze)
+        since = {t: None if request.full_refresh else mark for t, mark in marks.found.items()}
+        done = False
+        for number, mark in enumerate(dict.fromkeys(since.values())):
+            some = tuple(t for t, own in since.items() if own == mark)
+            # A range of windows is less than the marks speak of.
+            ranged = request.start is not None or request.end is not None
+            now = {} if ranged else marks.of(some, snapshot.version, run.as_of_day)
+            place = staging.child(f"part-{number}")
+            if mark is not None:
+                done |= self._run_increment(run, some, mark, now, place)
+                continue
+            source = BronzeRows(
+                bronze.storage, bronze.spec, request.kind, Filter.of(bronze.spec, request.symbols)
             )
-            source = BronzeRows(bronze.storage, bronze.spec, request.kind, condition)
             plan = plan_bronze(source, snapshot, snapshot.select(request.symbols))
-            new_marks = facts.marks_of(request, whole, name, snapshot.version, run.as_of_day)
-            held = bool({t.name for t in whole} & facts.timeframes_in(stored))
-            self._make_all(plan, request.bar_spec(calendar, as_of, whole), staging, basis, new_marks, held)
-        for mark in sorted({mark for t, mark in marks.items() if mark is not None and t not in whole}):
-            some = tuple(t for t, own in marks.items() if own == mark and t not in whole)
-            self._run_increment(run, some, mark, staging.child(f"since-{mark[0]}-{mark[1]}"))
+            self._make_all(plan, request.bar_spec(calendar, as_of, some), place, publisher, now)
+            done = True
+        if not done:
+            self._say("no new data: nothing to do")
 
     def _run_increment(
-        self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: tuple[int, int], staging: Storage
-    ) -> None:
-        """Make anew what changed after ``mark``: (bronze version, as-of day)."""
-        request = self.request
+        self,
+        run: _BronzeRun,
+        timeframes: tuple[Timeframe, ...],
+        mark: facts.Mark,
+        marks: dict[str, int],
+        staging: Storage,
+    ) -> bool:
+        """Make anew what changed after ``mark``; return whether anything did."""
         groups = self._groups(run, timeframes, mark)
         if not groups:
-            self.summary.said = "no new data: nothing to do"
-            self.summary.version = self.bars.version
-            return
-        if request.dry_run:
+            return False
+        if self.request.dry_run:
             first = np.datetime64(int(run.calendar.days[min(group.changed for group in groups)]), "D")
-            self.summary.said = f"would make anew the windows that changed from {first} on"
-            return
+            self._say(f"would make anew the windows that changed from {first} on")
+            return True
         parts: dict[Timeframe, list[pa.Table]] = {timeframe: [] for timeframe in timeframes}
         manifest, regions = Manifest(), []
         for number, group in enumerate(groups):
@@ -192,40 +207,38 @@ class BatchJob:
             made, told = self._make_staged(plan, spec, staging.child(f"group-{number}"))
             manifest.tallies.update(told.tallies)
             for timeframe, bars in made.items():
-                parts[timeframe].append(bars)
-        marks = facts.marks_of(request, timeframes, run.bronze.spec.name, run.snapshot.version, run.as_of_day)
-        publisher = Publisher(self.lake, request, run.calendar, run.basis, self.summary)
-        publisher.merge({t: distinct(some) for t, some in parts.items()}, regions, manifest, staging, marks)
+                parts[timeframe].append(bars.filter(pa.array(region.holds(bars))))
+        bars_of = {timeframe: pa.concat_tables(some) for timeframe, some in parts.items()}
+        run.publisher.merge(bars_of, regions, manifest, staging, marks)
+        return True
 
-    def _groups(
-        self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: tuple[int, int]
-    ) -> list[Group]:
-        version, before = mark
+    def _groups(self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: facts.Mark) -> list[Group]:
         calendar, request = run.calendar, self.request
-        if run.as_of_day < before:
+        before, newest = calendar.position_on_or_before(mark.day), run.as_of_position
+        if newest < before:
             raise cli.UsageError(
-                f"{self.bars.spec.name} is as of {np.datetime64(before, 'D')}: an older --as-of needs --full-refresh or "
-                "another lake"
+                f"{self.bars.spec.name} is as of {np.datetime64(mark.day, 'D')}: an older --as-of needs "
+                "--full-refresh or another lake"
             )
-        changed = changed_rows(run.bronze, run.snapshot, calendar, version)
+        changed = changed_rows(run.bronze, run.snapshot, calendar, mark.version)
         if changed is None:
             raise LakeError(
                 f"{run.bronze.spec.name} was landed anew since the last run: run with --full-refresh"
             )
+        tip = before + 1 if before < newest else None
+        if run.moved:
+            january = int(np.datetime64(f"{run.moved[0]}-01-01", "D").astype(int))
+            tip = min(before + 1, calendar.position_on_or_before(january))
+        changed = changed.through(newest)
+        if request.kind == "daily" and request.anchor is Anchor.ROWS and tip is not None:
+            # Where a row's window is depends on the rows before it: only its own symbol's windows move.
+            changed |= rows_between(run.snapshot, calendar, tip, newest)
         self.summary.read += changed.read
         if request.kind == "minutes":
-            groups = minute_groups(changed)
+            groups = minute_groups(changed, tip)
         else:
-            tip: int | None = calendar.position_on_or_before(before) + 1
-            if tip is not None and tip > calendar.position_on_or_before(run.as_of_day):
-                tip = None
-            if run.moved:
-                january = int(np.datetime64(f"{run.moved[0]}-01-01", "D").astype(int))
-                moved = calendar.position_on_or_before(january)
-                tip = moved if tip is None else min(tip, moved)
-            groups, cost = groups_of(
-                changed.first, tip, request.anchor, timeframes, calendar, self.bars.snapshot()
-            )
+            anchor, stored = request.anchor, run.publisher.base
+            groups, cost = groups_of(changed.first, tip, anchor, timeframes, calendar, stored)
             self.summary.read += cost
         if request.symbols is None:
             return groups
@@ -244,16 +257,18 @@ class BatchJob:
         files = run.snapshot.select(symbols, first, last)
         condition = Filter.of(bronze.spec, symbols, first, last)
         starts = {name: int(calendar.days[position]) for name, position in group.starts.items()}
+        starts |= dict.fromkeys(group.others, _NEVER)
         source = BronzeRows(bronze.storage, bronze.spec, request.kind, condition, starts)
         self.summary.read += ReadStats(len(files), sum(file.size for file in files))
         changed_from = int(calendar.day_starts[group.changed])
         spec = request.bar_spec(calendar, run.as_of, timeframes, changed_from, group.bases)
         until = None if group.until is None else int(calendar.day_starts[group.until])
         end = min((bound for bound in (spec.end, until) if bound is not None), default=None)
-        region = Region(changed_from, spec.start, end, group.symbols, request.anchor)
+        since = {name: int(calendar.day_starts[position]) for name, position in group.since.items()}
+        region = Region(changed_from, spec.start, end, group.symbols, request.anchor, since)
         return plan_bronze(source, run.snapshot, files), spec, region
 
-    # Running ---------------------------------------------------------------------------------------------------
+    # Running -----------------------------------------------------------------------------------------------
 
     def _run_pipeline(self, plan: Plan, spec: BarSpec, to: Destination) -> Manifest:
         units = len(plan.scattered) + plan.units
@@ -261,7 +276,7 @@ class BatchJob:
             with cli.progress(to.staging, units, f"bars of about {plan.rows:,} rows"):
                 return run_bars(plan, spec, to, self.options)
         except Exception as error:
-            known = cli.cause_of(error)
+            known = failure(to.staging) or cli.cause_of(error)
             if known is error:
                 raise
             raise known from None
@@ -273,13 +288,11 @@ class BatchJob:
         as_of = spec.as_of or self.request.as_of_instant(spec.calendar, manifest.newest)
         ended = read_staged(place, manifest.of_table(tables.BARS.name))
         still_open = read_staged(staging.child(sinks.OPEN_BARS), manifest.of_table(sinks.OPEN_BARS))
+        none = BAR_BATCH.empty_table()
         made: Bars = {}
         for timeframe in spec.timeframes:
-            parts = [
-                ended.get(timeframe.name, BAR_BATCH.empty_table()),
-                with_flags(still_open.get(timeframe.name, BAR_BATCH.empty_table()), as_of, spec.anchor),
-            ]
-            made[timeframe] = pa.concat_tables(parts)
+            open_bars = with_flags(still_open.get(timeframe.name, none), as_of, self.request)
+            made[timeframe] = pa.concat_tables([ended.get(timeframe.name, none), open_bars])
         return made, manifest
 
 
@@ -289,16 +302,20 @@ class _BronzeRun:
 
     bronze: LakeTable
     snapshot: Snapshot
-    basis: str
     calendar: TradingCalendar
     as_of: int
     moved: Sequence[int]
+    publisher: Publisher
+
+    @property
+    def as_of_position(self) -> int:
+        """The position of the as-of session."""
+        return int(np.searchsorted(self.calendar.day_ends, self.as_of, side="right")) - 1
 
     @property
     def as_of_day(self) -> int:
-        """The session of the as-of time, days since 1970."""
-        at = int(np.searchsorted(self.calendar.day_ends, self.as_of, side="right")) - 1
-        return int(self.calendar.days[at])
+        """The as-of session, days since 1970."""
+        return int(self.calendar.days[self.as_of_position])
 
 
 def _newest_day(snapshot: Snapshot, calendar: TradingCalendar) -> int | None:

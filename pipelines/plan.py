@@ -18,6 +18,8 @@ from fibflow.io.snapshot import Snapshot, read_files
 #: Rows a unit: its bars fill files of a good size, and some units at once fit in memory.
 UNIT_ROWS = 950_000
 _FOOTERS = 16
+#: Of a line of CSV, whose file does not say how many it has.
+_BYTES_A_ROW = 50.0
 _SAMPLES = 3
 
 

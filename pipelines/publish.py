@@ -13,10 +13,10 @@ from fibflow.io.datafiles import DataFile
 from fibflow.io.failpoints import hit
 from fibflow.io.lake import Lake, RebaseNeeded, Scope
 from fibflow.io.manifest import Manifest
-from fibflow.io.merge import Region, flags, instants, match, merge_timeframe, writer_of
+from fibflow.io.merge import Region, flags, instants, merge_timeframe, writer_of
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage
-from fibflow.pipelines.facts import properties_of, snapshot_of
+from fibflow.pipelines.facts import last_end, properties_of, snapshot_of
 from fibflow.pipelines.request import Request, Summary
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import TradingCalendar
@@ -38,6 +38,7 @@ class Publisher:
         lake: where.
         request: of the run.
         calendar, basis: that the bars were made with.
+        base: the table when the run began. What lands from then on must not be of the run's scope.
         summary: gets what was done.
     """
 
@@ -45,6 +46,7 @@ class Publisher:
     request: Request
     calendar: TradingCalendar
     basis: str
+    base: Snapshot
     summary: Summary
 
     def __post_init__(self) -> None:
@@ -53,12 +55,15 @@ class Publisher:
     def replace(
         self, manifest: Manifest, staging: Storage, spec: BarSpec, as_of: int | None, marks: Mapping[str, int]
     ) -> None:
-        """Commit the files of a pipeline that wrote to the table's folder, in place of all bars of its timeframes."""
+        """Commit the files of a pipeline that wrote to the table's folder, in place of all bars of its timeframes.
+
+        A run for some symbols or windows replaces nothing: the table had no bars of these timeframes before.
+        """
         add = list(manifest.of_table(tables.BARS.name))
         write = writer_of(self.table.writer(), self.calendar, self.request.run, 0)
         still_open = read_staged(staging.child(sinks.OPEN_BARS), manifest.of_table(sinks.OPEN_BARS))
         for staged in still_open.values():
-            bars = with_flags(staged, as_of, spec.anchor)
+            bars = with_flags(staged, as_of, self.request)
             complete = flags(bars["complete"])
             for label, mask in (("ended-", complete), ("open-", ~complete)):
                 if mask.any():
@@ -67,9 +72,10 @@ class Publisher:
 
         def plan(snapshot: Snapshot) -> tuple[list[DataFile], list[DataFile]]:
             names = [timeframe.name for timeframe in spec.timeframes]
-            return add, snapshot.select(where={"timeframe": names}) if len(snapshot) else []
+            replaced = len(snapshot) and not self.request.restricted
+            return add, snapshot.select(where={"timeframe": names}) if replaced else []
 
-        self._commit(plan, spec.timeframes, marks, as_of)
+        self._commit(plan, spec.timeframes, marks)
         for timeframe in spec.timeframes:
             rows = sum(file.rows for file in add if file.partition["timeframe"] == timeframe.name)
             self.summary.bars[timeframe.name] += rows
@@ -83,7 +89,10 @@ class Publisher:
         staging: Storage,
         marks: Mapping[str, int],
     ) -> None:
-        """Merge bars into the stored ones of ``regions`` and commit; where another run landed meanwhile, merge again."""
+        """Merge bars into the stored ones of ``regions`` and commit.
+
+        Where another run landed meanwhile with other symbols, merge again.
+        """
         self.dead_letters(manifest, staging)
         changes: Counter[str] = Counter()
         attempts = iter(range(_ATTEMPTS))
@@ -101,8 +110,7 @@ class Publisher:
                 changes.update({name: getattr(merged, name) for name in _CHANGES})
             return add, remove
 
-        ends = [int(instants(bars["end"]).max()) for bars in made.values() if len(bars)]
-        self._commit(plan, tuple(made), marks, max(ends, default=None))
+        self._commit(plan, tuple(made), marks)
         self.summary.changes.update(changes)
         self.summary.bars.update({timeframe.name: len(bars) for timeframe, bars in made.items()})
         self.summary.tallies.update(manifest.tallies)
@@ -112,23 +120,19 @@ class Publisher:
         plan: Callable[[Snapshot], tuple[list[DataFile], list[DataFile]]],
         timeframes: Sequence[Timeframe],
         marks: Mapping[str, int],
-        through: int | None,
     ) -> None:
         request = self.request
         symbols = tuple(sorted(request.symbols)) if request.symbols is not None else None
-        base: int | None = None
         for attempt in range(_ATTEMPTS):
             snapshot = snapshot_of(self.table)
-            base = snapshot.version if base is None else base
             add, remove = plan(snapshot)
             hit("after-files")
-            stored = snapshot.properties.get(tables.CALENDAR_HASHES)
+            stored, through = snapshot.properties, last_end(add)
             try:
                 self.summary.version = self.table.commit(
                     add,
                     remove,
-                    # From the first one on: what landed since must not be of this scope.
-                    base_version=base,
+                    base_version=self.base.version,
                     scope=Scope(symbols, tuple(timeframe.name for timeframe in timeframes)),
                     run=request.run,
                     properties=properties_of(request, self.calendar, self.basis, stored, through),
@@ -171,20 +175,10 @@ def read_staged(storage: Storage, files: Sequence[DataFile]) -> dict[str, pa.Tab
     }
 
 
-def with_flags(bars: pa.Table, as_of: int | None, anchor: Anchor) -> pa.Table:
+def with_flags(bars: pa.Table, as_of: int | None, request: Request) -> pa.Table:
     """Set ``complete`` and ``final`` by the as-of time (UTC microseconds) of the whole run."""
-    if anchor is Anchor.ROWS or as_of is None:
-        return bars
-    complete = pa.array(instants(bars["end"]) <= as_of)
-    for name in ("complete", "final"):
-        bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), complete)
-    return bars
-
-
-def distinct(parts: Sequence[pa.Table]) -> pa.Table:
-    """Put the bars of one timeframe together; a bar that two parts hold is the same in both."""
-    joined = parts[0]
-    for part in parts[1:]:
-        _, at = match(part, joined)
-        joined = pa.concat_tables([joined, part.filter(pa.array(at < 0))])
-    return joined
+    if request.anchor is not Anchor.ROWS and as_of is not None:
+        complete = pa.array(instants(bars["end"]) <= as_of)
+        for name in ("complete", "final"):
+            bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), complete)
+    return bars.filter(bars["complete"]) if request.complete_only else bars

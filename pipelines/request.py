@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fibflow.io.raw import Kind
 from fibflow.io.snapshot import ReadStats
 from fibflow.transforms.bars import BarSpec
-from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.calendar import CalendarError, TradingCalendar
 from fibflow.transforms.timeframe import Anchor, IntradayAnchor, Timeframe
 
 
@@ -49,12 +51,23 @@ class Request:
         return self.symbols is not None or self.start is not None or self.end is not None
 
     def as_of_instant(self, calendar: TradingCalendar, newest: int | None) -> int | None:
-        """Return the as-of instant (UTC microseconds): of ``--as-of``, else of the newest session (days since 1970)."""
+        """Return the as-of instant (UTC microseconds): of ``--as-of``, else of the newest session.
+
+        Args:
+            calendar: of the run.
+            newest: days since 1970.
+
+        Raises:
+            CalendarError: the calendar has no session up to then.
+        """
         day = self.as_of if self.as_of is not None else newest
         if day is None:
             return None
         position = calendar.position_on_or_before(day)
-        return int(calendar.day_ends[position]) if position >= 0 else int(calendar.day_starts[0])
+        if position < 0:
+            begin, asked = (np.datetime64(int(at), "D") for at in (calendar.days[0], day))
+            raise CalendarError(f"--as-of {asked} is before calendar {calendar.name} begins: {begin}")
+        return int(calendar.day_ends[position])
 
     def bar_spec(
         self,
@@ -71,12 +84,19 @@ class Request:
             as_of=as_of,
             anchor=self.anchor,
             intraday_anchor=self.intraday_anchor,
-            complete_only=self.complete_only,
-            start=None if self.start is None else calendar.midnight(self.start),
-            end=None if self.end is None else calendar.midnight(self.end),
+            # A worker does not know the as-of time of the whole run.
+            complete_only=self.complete_only and as_of is not None,
+            start=None if self.start is None else _start_of(self.start, calendar),
+            end=None if self.end is None else _start_of(self.end, calendar),
             changed_from=changed_from,
             bases=bases or {},
         )
+
+
+def _start_of(day: int, calendar: TradingCalendar) -> int:
+    """Return when the first session on or after a date (days since 1970) begins, UTC microseconds."""
+    position = int(np.searchsorted(calendar.days, day))
+    return int(calendar.day_starts[position] if position < len(calendar) else calendar.day_ends[-1])
 
 
 @dataclass

@@ -84,7 +84,7 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         return
     calendar = spec.calendar
     days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
-    positions = calendar.positions(days)
+    positions: npt.NDArray[Any] = calendar.positions(days)
     as_of = int(calendar.day_ends[int(positions.max())]) if spec.as_of is None else spec.as_of
     # A session that the calendar has lost since the row was landed is no session.
     known = (positions != NO_SESSION) & (

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fibflow.transforms.partials import as_arrow, encode_symbols
 
@@ -19,6 +20,8 @@ Index = npt.NDArray[np.intp]
 
 #: Times are counted in days or minutes since 1970 and stay within this many on either side.
 _SPAN = 1 << 33
+#: Corrections are few where there is one to so many rows.
+_FEW = 10
 #: A row without version or rank loses to one with it.
 _NONE: Any = -1
 
@@ -38,9 +41,15 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
         rows.schema.field("symbol"),
         pa.DictionaryArray.from_arrays(as_arrow(codes), symbols),
     )
-    key = (codes.astype(np.int64) << 34) + (_units(rows[time]) + _SPAN)
-    if (key[1:] > key[:-1]).all():
+    key = codes.astype(np.int64)
+    key <<= 34
+    key += _units(rows[time])
+    falls = np.flatnonzero(key[1:] <= key[:-1])
+    if not len(falls):
         return rows, rows.slice(0, 0)
+    patched = _patch(rows, key, int(falls[-1]) + 1, time)
+    if patched is not None:
+        return patched
     order = _sort(key, codes, len(symbols))
     lost = _losers(rows, key, order)
     if lost is None:
@@ -51,8 +60,50 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
 def _units(column: pa.ChunkedArray) -> Int64:
     array = column.combine_chunks()
     if pa.types.is_date32(column.type):
-        return array.view(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.floor_divide(array.view(pa.int64()).to_numpy(zero_copy_only=False), 60_000_000)
+        units = array.view(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
+    else:
+        units = np.floor_divide(array.view(pa.int64()).to_numpy(zero_copy_only=False), 60_000_000)
+    units += _SPAN
+    return units
+
+
+def _patch(rows: pa.Table, key: Int64, few: int, time: str) -> tuple[pa.Table, pa.Table] | None:
+    """Resolve where the first ``few`` rows are corrections of the others, which are in order.
+
+    So it is with one file a symbol and a small one beside them: putting some values into place costs less than
+    moving every row. None where the corrections are many, repeat a key, or bring a new one.
+    """
+    if few * _FEW > len(key):
+        return None
+    order = np.argsort(key[:few], kind="stable")
+    corrected = key[:few][order]
+    at = np.searchsorted(key[few:], corrected)
+    if at[-1] == len(key) - few or (key[few:][at] != corrected).any() or (np.diff(corrected) == 0).any():
+        return None
+    place = at + few
+    wins = np.zeros(few, np.bool_)
+    tied = ~wins
+    for name in ("version", "rank"):
+        if name in rows.column_names:
+            theirs, others = (
+                rows[name].take(as_arrow(index)).fill_null(_NONE).to_numpy() for index in (order, place)
+            )
+            wins |= tied & (theirs > others)
+            tied &= theirs == others
+    losers = rows.take(as_arrow(np.where(wins, place, order)))
+    mask = np.zeros(len(key) - few, np.bool_)
+    mask[at[wins]] = True
+    winners = rows.slice(few)
+    replaced, by = as_arrow(mask), rows.take(as_arrow(order[wins]))
+    for number, name in enumerate(rows.column_names):
+        if name not in ("symbol", time):
+            column: Any = pc.replace_with_mask(_one(winners[name]), replaced, _one(by[name]))
+            winners = winners.set_column(number, winners.schema.field(number), column)
+    return winners, losers
+
+
+def _one(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks()
 
 
 def _sort(key: Int64, codes: npt.NDArray[np.int32], symbols: int) -> Index:

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from fibflow.io import maintenance
 from fibflow.io.datafiles import TableSpec
 from fibflow.io.lake import Lake, RebaseNeeded, Scope, TableMissing
 from fibflow.io.maintenance import compact, vacuum
-from fibflow.tests.io.lakes import EVERYTHING, SPEC, bars, keys, write
+from fibflow.tests.io.lakes import EVERYTHING, SPEC, bars, day, keys, write
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=40)
@@ -84,6 +85,18 @@ def test_one_symbol_is_cut_by_rows(local):
         add(local, f"f{number}", bars(["A"], range(number * 30, number * 30 + 30)))
     compact(local, 64, "run")
     assert sorted(f.rows for f in local.snapshot().select()) == [60, 60]
+
+
+def test_files_of_open_bars_stay_apart(tmp_path):
+    table = Lake(str(tmp_path)).table(replace(SPEC, apart="complete"))
+    for name, rows in (("a", [0]), ("b", [1]), ("c", [2]), ("d", [3])):
+        add(table, name, bars(["A"], rows, complete=name in "ab"))
+    report = compact(table, 1000, "run")
+    assert (report.files_before, report.files_after) == (4, 2)
+    snapshot = table.snapshot()
+    assert len(snapshot.select(where={"complete": False})) == 1
+    ended, _ = snapshot.read(["ts"], where={"complete": True})
+    assert sorted(ended["ts"].to_pylist()) == [day(0), day(1)]
 
 
 def test_large_files_are_left(local):

@@ -33,6 +33,7 @@ def micros(moment: datetime) -> int:
 @cache
 def offset(zone: str, minute: int) -> int:
     found = instant(minute * MINUTE).astimezone(ZoneInfo(zone)).utcoffset()
+    assert found is not None
     return found // timedelta(microseconds=1)
 
 
@@ -57,10 +58,9 @@ class Calendar:
     def without(self, *days: date) -> Calendar:
         return Calendar(self.zone, [session for session in self.sessions if session.day not in days])
 
-    def session_at(self, ts: int) -> Session | None:
+    def session_at(self, ts: int) -> Session:
         """The session in whose day an instant falls: the day of the exchange's clock."""
-        found = self.index.get(self.local_date(ts))
-        return None if found is None else self.sessions[found]
+        return self.sessions[self.index[self.local_date(ts)]]
 
     def local_date(self, ts: int) -> date:
         return instant(ts).astimezone(ZoneInfo(self.zone)).date()
@@ -121,9 +121,8 @@ def refusal(row: dict, of: Calendar, kind: str) -> str | None:
         return "negative_volume"
     if volume > 1e11:
         return "volume_out_of_range"
-    if kind == "daily":
-        return None if of.named(row["ts"]) in of.index else "not_a_session"
-    return None if of.session_at(row["ts"]) else "not_a_session"
+    day = of.named(row["ts"]) if kind == "daily" else of.local_date(row["ts"])
+    return None if day in of.index else "not_a_session"
 
 
 def accept(row: dict, of: Calendar, kind: str) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -67,17 +68,31 @@ def minutes(rows: Sequence[dict], rank: bool = True) -> pa.Table:
     return table(rows, MINUTE_ROWS, rank)
 
 
-def plain(kind: pa.DataType) -> pa.DataType:
+def plain(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def address(rows: pa.Table, name: str) -> int:
+    """Where a column of one chunk lies in memory."""
+    column: Any = rows[name].chunk(0)
+    return column.buffers()[1].address
+
+
+def dictionary(rows: pa.Table, name: str) -> list[str]:
+    column: Any = rows[name].chunk(0)
+    return column.dictionary.to_pylist()
 
 
 def dicts(rows: pa.Table) -> list[dict]:
     """Rows as dicts, with instants as UTC microseconds."""
     for number, field in enumerate(rows.schema):
         if pa.types.is_timestamp(field.type):
-            rows = rows.set_column(number, field.name, rows[field.name].cast(pa.int64()))
+            values: Any = rows[field.name].cast(pa.int64())
         elif pa.types.is_dictionary(field.type):
-            rows = rows.set_column(number, field.name, rows[field.name].cast(field.type.value_type))
+            values = rows[field.name].cast(plain(field.type))
+        else:
+            continue
+        rows = rows.set_column(number, field.name, values)
     return rows.to_pylist()
 
 

@@ -78,6 +78,7 @@ def test_sum_runs_equals_pythons(values, cuts):
 @example(values=[VOLUME] * 92, cuts=set())
 @example(values=[VOLUME] * 93, cuts=set())
 @example(values=[10**18] * 10, cuts=set())
+@example(values=[10**18, *[1] * 20], cuts=set())
 @example(values=[10**18] * 19, cuts=set())
 @example(values=[10**18] * 100, cuts=set())
 @example(values=[10**18] * 100, cuts=set(range(1, 100)))

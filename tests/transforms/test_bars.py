@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fibflow.tests.transforms.tables import by_key, calendar, daily, days, dicts, minutes, ny, row, us
+from fibflow.tests.transforms.tables import (
+    by_key,
+    calendar,
+    daily,
+    days,
+    dictionary,
+    dicts,
+    minutes,
+    ny,
+    row,
+    us,
+)
 from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
 from fibflow.transforms.calendar import CalendarError
 from fibflow.transforms.partials import BAR_BATCH
@@ -436,6 +447,6 @@ def test_a_window_whose_volume_no_bar_can_hold_is_refused():
 
 def test_bars_in_memory_hold_their_strings_once():
     (made,) = daily_bars(daily(history("A", JULY) + history("B", JULY), rank=False), spec("1d"))
-    assert made["symbol"].chunk(0).dictionary.to_pylist() == ["A", "B"]
-    assert made["timeframe"].chunk(0).dictionary.to_pylist() == ["1d"]
+    assert dictionary(made, "symbol") == ["A", "B"]
+    assert dictionary(made, "timeframe") == ["1d"]
     assert pa.types.is_dictionary(made.schema.field("symbol").type)

@@ -153,7 +153,7 @@ def test_offsets_change_when_the_zone_does(name):
     of = calendar(name)
     zone = ZoneInfo(of.zone)
 
-    def offset(ts: int) -> int:
+    def offset(ts: int) -> timedelta | None:
         return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)).astimezone(zone).utcoffset()
 
     changes = of.transitions[1:].tolist()
@@ -366,7 +366,7 @@ def test_an_unknown_calendar_is_one_clear_line(tmp_path, name):
 
 
 def test_another_name_of_a_calendar(tmp_path):
-    assert same_arrays(load_calendar("NYSE", XNYS.through_year, tmp_path), XNYS)
+    assert same_arrays(load_calendar("NYSE", 2030, tmp_path), XNYS)
 
 
 def test_a_year_before_the_calendar_begins_is_refused_in_one_clear_line(tmp_path):

@@ -392,8 +392,8 @@ def test_partials_go_through_arrow_unchanged(parts):
 
 def test_columns_that_no_partial_has_are_left_out_and_come_back_empty():
     part = fold(rows_of([{"price": 1.0}]), runs_of([0], 1))
-    assert part.notional_hi is part.notional_lo is part.has_notional is None
-    assert part.trade_count is part.has_trade_count is None
+    absent = (part.notional_hi, part.notional_lo, part.has_notional, part.trade_count, part.has_trade_count)
+    assert absent == (None,) * 5
     (row,) = dicts(part.to_arrow())
     assert (row["has_notional"], row["has_trade_count"]) == (False, False)
     assert (row["notional_hi"], row["notional_lo"], row["trade_count"]) == (0, 0, 0)

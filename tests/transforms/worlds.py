@@ -1,4 +1,4 @@
-"""Worlds of raw rows, drawn by hypothesis: files that overlap, in any order and cut, with all their faults."""
+"""Worlds of raw rows, drawn by hypothesis: files that overlap, in any order and cut, with their faults."""
 
 from __future__ import annotations
 
