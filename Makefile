@@ -13,6 +13,9 @@ PY := $(BIN)/python
 STAMPS := $(VENV)/stamps
 PYTHON ?=
 
+# Tests and benchmarks start many processes: each would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Targets that change what the others read never run beside them.
 ifneq (,$(filter clean format lock,$(MAKECMDGOALS)))
 .NOTPARALLEL:

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 SEED = 20251003
 SYMBOLS, ROWS = 5_350, 22_609_541
 FIRST, LAST = "1962-01-02", "2025-10-03"
-FORMAT = 1  # raise when the same parameters would give other bytes
+FORMAT = 2  # raise when the same parameters would give other bytes
 LAYOUTS = ("by_symbol", "by_year")
 CORRECTIONS = "corrections.parquet"
 CORRECTED_SHARE, IDENTICAL_SHARE = 0.01, 0.1
@@ -89,9 +89,11 @@ class History:
 
 def exchange_sessions(first: str = FIRST, last: str = LAST) -> np.ndarray:
     """The XNYS sessions from ``first`` to ``last``, both included, as datetime64[D]."""
-    return exchange_calendars.get_calendar("XNYS", start=first, end=last).sessions.values.astype(
-        "datetime64[D]"
-    )
+    calendar = exchange_calendars.get_calendar("XNYS", start=first, end=last)
+    sessions = calendar.sessions
+    # The library's sessions hold the regular holidays of the years before 1970.
+    holidays = calendar.regular_holidays.holidays(sessions[0], sessions[-1])
+    return sessions[~sessions.isin(holidays)].values.astype("datetime64[D]")
 
 
 def tickers(rng: np.random.Generator, count: int) -> list[str]:

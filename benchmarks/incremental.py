@@ -71,19 +71,29 @@ def run(name: str, lake: Path, module: str, *arguments: str) -> Step:
     return Step(name, seconds, resident(before), usage.ru_maxrss * 1024)
 
 
+_LAST_SESSION_MOVED = """
+import sys
+import duckdb
+source, target, days = sys.argv[1:]
+duckdb.sql("set enable_progress_bar = false")
+duckdb.sql(f'''
+    copy (
+        select symbol, last(open order by timestamp) as open, last(high order by timestamp) as high,
+            last(low order by timestamp) as low, last(close order by timestamp) as close,
+            1000::bigint as volume, timestamptz '2025-10-06 00:00:00+00' + interval ({days}) day as timestamp,
+            '1d' as interval
+        from read_parquet('{source}/by_symbol/*/data.parquet', hive_partitioning = false)
+        group by symbol
+    ) to '{target}' (format parquet)
+''')
+"""
+
+
 def write_session(history: Path, target: Path, number: int) -> None:
-    """Write one session after the history's last, a row for each symbol that traded in the last year's file."""
-    script = (
-        "import sys, duckdb; source, target, number = sys.argv[1:];"
-        "duckdb.sql('set enable_progress_bar = false');"
-        "duckdb.sql(f\"copy (select symbol, last(open order by timestamp) open, last(high order by timestamp) high, "
-        "last(low order by timestamp) low, last(close order by timestamp) as close, 1000::bigint volume, "
-        "timestamptz '2025-10-06 00:00:00+00' + interval ({number}) day as timestamp, '1d' as interval "
-        "from read_parquet('{source}/by_symbol/*/data.parquet', hive_partitioning=false) group by symbol) "
-        "to '{target}' (format parquet)\")"
-    )
+    """Write one session after the history's last, a row for each symbol: its last prices again."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-c", script, str(history), str(target), str(number)], check=True, cwd=ROOT)
+    arguments = [sys.executable, "-c", _LAST_SESSION_MOVED, str(history), str(target), str(number)]
+    subprocess.run(arguments, check=True, cwd=ROOT)
 
 
 def measure(history: Path) -> Findings:
@@ -94,14 +104,18 @@ def measure(history: Path) -> Findings:
     found = Findings(load=" ".join(f"{value:.2f}" for value in os.getloadavg()))
     load = ("--lake", str(lake), "--price-basis", "raw")
     batch = ("--lake", str(lake), "--timeframes", "fibonacci")
-    found.steps.append(run("load of the whole history", lake, "pipelines.load", "--input", str(history / "by_year"), *load))
-    found.steps.append(run("batch of the whole history", lake, "pipelines.batch", *batch))
+
+    def step(name: str, module: str, *arguments: str) -> None:
+        found.steps.append(run(name, lake, f"pipelines.{module}", *arguments))
+
+    step("load of the whole history", "load", "--input", str(history / "by_year"), *load)
+    step("batch of the whole history", "batch", *batch)
     found.lake_bytes = sum(path.stat().st_size for path in lake.rglob("*.parquet"))
     extra.mkdir()
     for number in range(SESSIONS):
         write_session(history, extra / f"date=2025-10-{6 + number:02d}.parquet", number)
-        found.steps.append(run(f"load of session {number + 1}", lake, "pipelines.load", "--input", str(extra), *load))
-        found.steps.append(run(f"batch of session {number + 1}", lake, "pipelines.batch", *batch))
+        step(f"load of session {number + 1}", "load", "--input", str(extra), *load)
+        step(f"batch of session {number + 1}", "batch", *batch)
     for timeframe in TIMEFRAMES:
         made = subprocess.run(
             [sys.executable, "-m", "benchmarks.point_reads", str(lake), timeframe, "7"],
@@ -116,36 +130,41 @@ def measure(history: Path) -> Findings:
     return found
 
 
+SESSION_HEAD = """## One session more
+
+A lake of {size:,.0f} MB (bronze and bars). Then one file with a session of every symbol, three times:
+`pipelines.load`, `pipelines.batch`, whole processes. Bytes read are the lake's pages that were in the page
+cache afterwards, with none before. Aimed at: load and batch together at most {seconds:g} s and {share:.0%} of
+the lake. Load average before: {load}.
+
+| step | seconds | read MB | of the lake | peak GB |
+|---|---|---|---|---|
+"""
+
+READS_HEAD = """
+## Point reads
+
+The last 500 bars of ten symbols, each with the lake dropped from the page cache and the table opened anew,
+imports not counted. Aimed at: at most {milliseconds:g} ms and a handful of files.
+
+| timeframe | ms, median (least - most) | files opened, most |
+|---|---|---|
+"""
+
+
 def section(found: Findings) -> str:
-    """Return the findings as a section of the page."""
-    lines = [
-        "## One session more",
-        "",
-        f"A lake of {found.lake_bytes / 1e6:,.0f} MB (bronze and bars). Then one file with a session of every symbol, three times: "
-        "`pipelines.load`, `pipelines.batch`, whole processes. Bytes read are the lake's pages that were in the page cache afterwards, "
-        f"with none before. Aimed at: load and batch together at most {MOST_SECONDS:g} s and {MOST_SHARE:.0%} of the lake. Load "
-        f"average before: {found.load}.",
-        "",
-        "| step | seconds | read MB | of the lake | peak GB |",
-        "|---|---|---|---|---|",
-    ]
+    """Return the findings as sections of the page."""
+    size = found.lake_bytes
+    text = SESSION_HEAD.format(size=size / 1e6, seconds=MOST_SECONDS, share=MOST_SHARE, load=found.load)
     for step in found.steps:
-        share = f"{step.read / found.lake_bytes:.1%}" if "session" in step.name else ""
-        lines.append(f"| {step.name} | {step.seconds:.1f} | {step.read / 1e6:,.1f} | {share} | {step.peak / 1e9:.2f} |")
-    lines += [
-        "",
-        "## Point reads",
-        "",
-        f"The last 500 bars of ten symbols, each with the lake dropped from the page cache and the table opened anew, imports not "
-        f"counted. Aimed at: at most {MOST_MILLISECONDS:g} ms and a handful of files.",
-        "",
-        "| timeframe | ms, median (least - most) | files opened, most |",
-        "|---|---|---|",
-    ]
+        share = f"{step.read / size:.1%}" if "session" in step.name else ""
+        read, peak = f"{step.read / 1e6:,.1f}", f"{step.peak / 1e9:.2f}"
+        text += f"| {step.name} | {step.seconds:.1f} | {read} | {share} | {peak} |\n"
+    text += READS_HEAD.format(milliseconds=MOST_MILLISECONDS)
     for timeframe, reads in found.reads.items():
-        ms = reads["milliseconds"]
-        lines.append(f"| {timeframe} | {median(ms):.1f} ({min(ms):.1f} - {max(ms):.1f}) | {max(reads['files']):.0f} |")
-    return "\n".join(lines)
+        ms, files = reads["milliseconds"], max(reads["files"])
+        text += f"| {timeframe} | {median(ms):.1f} ({min(ms):.1f} - {max(ms):.1f}) | {files:.0f} |\n"
+    return text
 
 
 if __name__ == "__main__":

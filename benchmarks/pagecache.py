@@ -1,4 +1,4 @@
-"""What the kernel's page cache holds of some files: how cold reads are made, and how much of a lake a process read."""
+"""What the kernel's page cache holds: how cold reads are made, and how much of a lake a process read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Time the last 500 bars of some symbols, cold: ``python -m benchmarks.point_reads LAKE TIMEFRAME SEED``.
 
-Cold: the lake's files are dropped from the page cache, and each read opens the table anew. Imports are not counted.
-Prints one JSON object: milliseconds and files opened of each read.
+Cold: the lake's files are dropped from the page cache, and each read opens the table anew. Imports are not
+counted. Prints one JSON object: milliseconds and files opened of each read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     lake, timeframe, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
     table = Lake(lake).table(tables.BARS)
     rows, _ = table.snapshot().read(["symbol"], where={"timeframe": "34d"}, dictionary=["symbol"])
-    symbols = sorted(set(rows["symbol"].unique().to_pylist()))
+    symbols = sorted({str(symbol) for symbol in rows["symbol"].unique().to_pylist()})
     chosen = random.Random(seed).sample(symbols, min(READS, len(symbols)))
     milliseconds, files = [], []
     for symbol in chosen:

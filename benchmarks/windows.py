@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-import exchange_calendars
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from fibflow.benchmarks.history import exchange_sessions
 
 LENGTHS = (3, 5, 8, 13, 21, 34)
 ZONE = "America/New_York"
@@ -41,7 +42,7 @@ def _midnights(dates: pd.DatetimeIndex) -> np.ndarray:
 def windows(newest: date, lengths: Sequence[int] = LENGTHS) -> pa.Table:
     """The table for data whose newest session is ``newest``."""
     stop = (newest + timedelta(days=MARGIN_DAYS)).isoformat()
-    sessions = exchange_calendars.get_calendar("XNYS", start=FIRST, end=stop).sessions
+    sessions = pd.DatetimeIndex(exchange_sessions(FIRST, stop))
     index = np.arange(len(sessions)) - sessions.searchsorted(pd.Timestamp(ORIGIN))
     start, end = _midnights(sessions), _midnights(sessions + pd.Timedelta(days=1))
     as_of = _midnights(pd.DatetimeIndex([newest + timedelta(days=1)]))[0]

@@ -29,8 +29,8 @@ class TableSpec:
     ``schema`` holds every column, partitions included (those are strings and are not stored in the files).
     ``key`` is unique over the table; files are sorted by ``sort_by``. ``stats`` names the columns whose
     bounds go into the log: by default all strings, times, dates and booleans. ``time`` is the column that
-    time ranges refer to: by default ``ts``, else ``session``. ``apart`` is a boolean column: files in which it holds
-    for every row are not merged with others.
+    time ranges refer to: by default ``ts``, else ``session``. ``apart`` is a boolean column: files in which
+    it holds for every row are not merged with others.
     """
 
     name: str

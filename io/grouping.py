@@ -1,4 +1,4 @@
-"""Beam transforms that bring the rows of whole symbols together: the reading end of every bounded pipeline."""
+"""Beam transforms that bring the rows of whole symbols together: where every bounded pipeline begins."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
 
+from fibflow.io.failures import told
 from fibflow.io.manifest import Newest, Tally
 from fibflow.io.rows import RowSource
 from fibflow.io.shuffle import Slice, gather, scatter
@@ -35,8 +36,9 @@ class _Scatter(beam.DoFn):
 
     def process(self, element: tuple[int, list[Any]]) -> Iterator[Any]:
         number, items = element
-        validated = self._source.read(items)
-        yield from _told(validated)
+        with told(self._staging):
+            validated = self._source.read(items)
+        yield from _counts(validated)
         for period, rows in _by_period(validated.rows, self._calendar):
             path = f"spill/{number:06d}-{period}.arrow"
             for range_number, part in scatter(rows, self._bounds, self._staging, path):
@@ -55,8 +57,9 @@ class _Gather(beam.DoFn):
         items = [item for part in parts if not isinstance(part, Slice) for item in part]
         tables = gather(slices, self._staging)
         if items:
-            validated = self._source.read(items)
-            yield from _told(validated)
+            with told(self._staging):
+                validated = self._source.read(items)
+            yield from _counts(validated)
             tables.append(validated.rows)
         rows = pa.concat_tables(tables, promote_options="default")
         del tables
@@ -66,7 +69,10 @@ class _Gather(beam.DoFn):
 
 
 def _by_period(rows: pa.Table, calendar: TradingCalendar) -> Iterator[tuple[str, pa.Table]]:
-    """Cut minute rows by month of their session: a unit of all time would not fit in memory. Daily rows stay together."""
+    """Cut minute rows by month of their session: a unit of all time would not fit in memory.
+
+    Daily rows stay together.
+    """
     if "session" in rows.column_names or not len(rows):
         yield ALL_TIME, rows
         return
@@ -76,7 +82,7 @@ def _by_period(rows: pa.Table, calendar: TradingCalendar) -> Iterator[tuple[str,
         yield period, rows if mask is None else rows.filter(pa.array(mask))
 
 
-def _told(validated: Validated) -> Iterator[pvalue.TaggedOutput]:
+def _counts(validated: Validated) -> Iterator[pvalue.TaggedOutput]:
     rows, rejected = validated.rows, validated.rejected
     if len(rejected):
         yield pvalue.TaggedOutput(DEAD_LETTERS, rejected)
@@ -90,13 +96,13 @@ def _told(validated: Validated) -> Iterator[pvalue.TaggedOutput]:
 class ReadWholeSymbols(beam.PTransform):
     """Read rows so that each element holds all rows of its symbols.
 
-    Input: the root of a pipeline. Output: ``rows``, tables of validated rows, a symbol range each; ``dead_letters``, tables of
-    refused rows; ``tallies``.
+    Input: the root of a pipeline. Output: ``rows``, tables of validated rows, a symbol range each (of minutes
+    that were scattered: and a month each); ``dead_letters``, tables of refused rows; ``tallies``.
 
     Attributes:
         source: reads items.
         calendar: says which month a minute belongs to.
-        direct: (range, items) of items within one symbol range.
+        direct: (range, items) of items within one symbol range; with minutes, none where any are scattered.
         scattered: groups of items that are not.
         bounds: of the ranges.
         staging: for spill files.

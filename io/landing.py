@@ -18,10 +18,10 @@ from apache_beam import pvalue
 
 from fibflow.io import tables
 from fibflow.io.datafiles import DataFile, DataFileWriter
+from fibflow.io.dialect import Kind
 from fibflow.io.failures import told
 from fibflow.io.ledger import KnownFiles
 from fibflow.io.manifest import Tally, Wrote
-from fibflow.io.raw import Kind
 from fibflow.io.rows import RawRows
 from fibflow.io.shuffle import Slice, gather, range_of, scatter_groups
 from fibflow.io.sinks import mark_progress

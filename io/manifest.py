@@ -26,7 +26,7 @@ class Tally(NamedTuple):
     """Something counted: ``rows_read``, or ``rejected.<reason>``."""
 
     name: str
-    count: int
+    number: int
 
 
 class Newest(NamedTuple):
@@ -40,7 +40,13 @@ Told = Wrote | Tally | Newest
 
 @dataclass
 class Manifest:
-    """All files by table, in order of path, all tallies, and the newest session of the rows (days since 1970)."""
+    """All that workers told.
+
+    Attributes:
+        files: by table, in order of path.
+        tallies: what was counted, summed.
+        newest: the newest session of the rows, days since 1970; None for minutes.
+    """
 
     files: dict[str, list[DataFile]] = field(default_factory=dict)
     tallies: Counter[str] = field(default_factory=Counter)
@@ -58,7 +64,7 @@ class Manifest:
             elif isinstance(item, Newest):
                 days.append(item.day)
             else:
-                tallies[item.name] += item.count
+                tallies[item.name] += item.number
         ordered = {table: [found[path] for path in sorted(found)] for table, found in files.items()}
         return cls(ordered, tallies, max(days, default=None))
 

@@ -1,7 +1,8 @@
-"""Bring newly made bars into ``silver.bars``: compare with what is there, and rewrite the files that change, no others.
+"""Bring newly made bars into ``silver.bars``: compare with what is there, and rewrite only files that change.
 
-Bars of ended windows and bars of open ones lie in different files. So a run in which a session was added replaces the small files of
-open bars, and appends; a correction rewrites exactly the files that hold its windows.
+Bars of ended windows and bars of open ones lie in different files. So a run in which a session was added
+replaces the small files of open bars, and appends; a correction rewrites exactly the files that hold its
+windows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fibflow.io.datafiles import DataFile, DataFileWriter
 from fibflow.io.rowfilter import Filter
 from fibflow.io.snapshot import ReadStats, Snapshot, read_files
 from fibflow.transforms.calendar import TradingCalendar
-from fibflow.transforms.partials import BAR_BATCH, encode_symbols
+from fibflow.transforms.partials import BAR_BATCH, as_arrow, encode_symbols
 from fibflow.transforms.timeframe import Anchor, Timeframe
 
 #: A file of ended bars with fewer rows takes in what is added next.
@@ -73,8 +74,8 @@ class Region:
         if not self.since:
             return self.changed_from
         names, codes = encode_symbols(bars["symbol"])
-        own = [self.since.get(name, self.changed_from) for name in names.to_pylist()]
-        return np.array(own, np.int64)[codes]
+        words: list[Any] = names.to_pylist()
+        return np.array([self.since.get(name, self.changed_from) for name in words], np.int64)[codes]
 
 
 @dataclass
@@ -130,7 +131,7 @@ def merge_timeframe(
     )
     found, at = match(made, old)
     same = np.zeros(len(made), np.bool_)
-    same[found] = equal_content(made.take(pa.array(found)), old.take(pa.array(at[found])))
+    same[found] = equal_content(made.take(as_arrow(found)), old.take(as_arrow(at[found])))
     revision = np.zeros(len(made), np.int32)
     before = old["revision"].to_numpy()
     revision[found] = before[at[found]] + 1
@@ -161,7 +162,7 @@ def _rewrite(
     changed: Bool,
     write: Callable[[pa.Table, str], Sequence[DataFile]],
 ) -> None:
-    """Plan the files: each touched file of ended bars anew, one with the bars that are new, one with the open ones."""
+    """Plan the files: touched ones of ended bars anew, one with new bars, one with the open ones."""
     ended_pool: list[pa.Table] = []
     open_pool: list[pa.Table] = []
     placed = np.zeros(len(made), np.bool_)
@@ -224,9 +225,9 @@ def _ending_after(snapshot: Snapshot, instant: int) -> frozenset[str]:
     """Return the files that may hold a bar that ends later, by the statistics of ``end``."""
     if "max.end" not in snapshot.files.column_names:
         return snapshot.paths
-    latest = snapshot.files.column("max.end").cast(pa.int64())
-    may = pc.fill_null(pc.greater(latest, pa.scalar(instant)), True)
-    files = snapshot.files.filter(may)
+    ends: Any = snapshot.files.column("max.end").cast(pa.int64())
+    latest = ends.fill_null(np.iinfo(np.int64).max)
+    files = snapshot.files.filter(pa.array(latest.to_numpy() > instant))
     return Snapshot(snapshot.storage, snapshot.spec, snapshot.version, snapshot.properties, files).paths
 
 
@@ -256,13 +257,14 @@ def match(made: pa.Table, old: pa.Table) -> tuple[Index, Index]:
     """Find bars of the same (symbol, ts), in tables of one timeframe whose keys are unique.
 
     Returns:
-        ``found``, the places in ``made`` that have a partner, and ``at``, for each place in ``made`` its partner's place in ``old``,
-        -1 for none; shapes (k,) and (len(made),).
+        ``found``, the places in ``made`` that have a partner, and ``at``, for each place in ``made`` its
+        partner's place in ``old``, -1 for none; shapes (k,) and (len(made),).
     """
     at = np.full(len(made), -1, np.intp)
     if not len(made) or not len(old):
         return np.zeros(0, np.intp), at
-    both = pa.chunked_array([*made["symbol"].chunks, *old["symbol"].chunks])
+    chunks: list[Any] = [*made["symbol"].chunks, *old["symbol"].chunks]
+    both = pa.chunked_array(chunks)
     _, codes = encode_symbols(both)
     ts = np.concatenate((instants(made["ts"]), instants(old["ts"])))
     order = np.lexsort((ts, codes))
@@ -274,10 +276,14 @@ def match(made: pa.Table, old: pa.Table) -> tuple[Index, Index]:
 
 
 def equal_content(a: pa.Table, b: pa.Table) -> Bool:
-    """Return where two tables of bars with the same keys have the same content, ``revision`` aside; null equals null."""
+    """Return where two tables of bars with the same keys have the same content, ``revision`` aside.
+
+    Null equals null.
+    """
     same = np.ones(len(a), np.bool_)
     for name in _CONTENT:
-        x, y = a[name], b[name]
+        x: Any = a[name]
+        y: Any = b[name]
         equal = pc.fill_null(pc.equal(x, y), False)
         both_null = pc.and_(x.is_null(), y.is_null())
         same &= pc.or_(equal, both_null).to_numpy()
@@ -287,7 +293,7 @@ def equal_content(a: pa.Table, b: pa.Table) -> Bool:
 def writer_of(
     writer: DataFileWriter, calendar: TradingCalendar, run: str, attempt: int
 ) -> Callable[[pa.Table, str], list[DataFile]]:
-    """Return a function that writes bars of one timeframe, sorted, to files whose names no other attempt has."""
+    """Return a function that writes bars of one timeframe, sorted, to files that no other attempt writes."""
     from fibflow.io.sinks import sort_bars, write_bars
 
     def write(bars: pa.Table, label: str) -> list[DataFile]:

@@ -7,38 +7,31 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from fibflow.io.aws import explain_s3_error
 from fibflow.io.convert import Column, constant, from_unit, is_text, to_double, to_int, to_symbol, to_utc_us
+from fibflow.io.dialect import (
+    OPTIONAL,
+    Kind,
+    Layout,
+    check_complete,
+    check_interval,
+    check_symbol,
+    compact,
+    fill_times,
+    lay_out,
+    text_of,
+    texts_of,
+)
 from fibflow.io.files import InputError, RawFile
+from fibflow.io.rawcsv import read_csv
 from fibflow.transforms.schemas import RAW
-
-Kind = Literal["daily", "minutes"]
-
-#: The names under which a column is looked for, first one first, in any case.
-ALIASES = {
-    "symbol": ("symbol", "ticker", "sym"),
-    "ts": ("timestamp", "timestamp_1", "ts", "window_start", "date", "t"),
-    "open": ("open", "o"),
-    "high": ("high", "h"),
-    "low": ("low", "l"),
-    "close": ("close", "c"),
-    "volume": ("volume", "v"),
-    "vwap": ("vwap", "vw"),
-    "trade_count": ("trade_count", "transactions", "n"),
-    "version": ("version",),
-}
-OPTIONAL = ("vwap", "trade_count", "version")
-#: What a column ``interval`` may say in files of a kind.
-INTERVALS = {"daily": {"1d", "1D", "1day", "day"}, "minutes": {"1m", "1min", "1minute", "minute"}}
 
 # An object of up to this many bytes is fetched in one request; of a larger one only the columns' ranges.
 _WHOLE_OBJECT = 16 << 20
@@ -64,22 +57,6 @@ class FileStats(NamedTuple):
     ts_max: int | None
 
 
-class _Layout(NamedTuple):
-    """Where a file's schema keeps the canonical columns.
-
-    Attributes:
-        sources: The file's name of each canonical column that it has.
-        spare_times: Its other columns that may hold a time, best first.
-        interval: Its name of the column ``interval``.
-        leaves: Index of each flat column in the Parquet footer.
-    """
-
-    sources: dict[str, str]
-    spare_times: tuple[str, ...]
-    interval: str | None
-    leaves: dict[str, int]
-
-
 class RawReader:
     """Reads raw files of one filesystem. Safe to use from several threads.
 
@@ -91,7 +68,7 @@ class RawReader:
         self._filesystem = filesystem
         self._local = isinstance(filesystem, pafs.LocalFileSystem)
         # Thousands of files share a schema: the last one's layout is kept.
-        self._last: tuple[pa.Schema, _Layout] | None = None
+        self._last: tuple[pa.Schema, Layout] | None = None
 
     def read(
         self,
@@ -123,7 +100,9 @@ class RawReader:
         arrays = [_canonical(file, field, found.get(field.name), rows) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def read_many(self, files: Sequence[RawFile], kind: Kind, columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
+    def read_many(
+        self, files: Sequence[RawFile], kind: Kind, columns: Sequence[str]
+    ) -> tuple[pa.Table, list[int]]:
         """Read files one after another, as ``read`` does, but convert what they have in common at once.
 
         For thousands of small files that is much of the work. Optional columns that no file has are left out.
@@ -149,8 +128,13 @@ class RawReader:
                 chunks = [chunk for _, part in parts for chunk in _chunks(part[name])]
                 found[name] = _CONVERT[name](pa.chunked_array(chunks))
             else:
-                each = (_canonical(file, field, part.get(name), rows) for file, (rows, part) in zip(files, parts, strict=True))
-                found[name] = pa.chunked_array([chunk for column in each for chunk in _chunks(column)], field.type)
+                each = (
+                    _canonical(file, field, part.get(name), rows)
+                    for file, (rows, part) in zip(files, parts, strict=True)
+                )
+                found[name] = pa.chunked_array(
+                    [chunk for column in each for chunk in _chunks(column)], field.type
+                )
         return pa.table(found, schema=pa.schema([schema.field(name) for name in found])), lengths
 
     def _found(
@@ -160,7 +144,7 @@ class RawReader:
         with self._source(file) as source:
             if file.is_parquet:
                 return self._read_parquet(file, source, kind, wanted, row_groups)
-            return _read_csv(file, source, kind, wanted)
+            return read_csv(file, source, kind, wanted)
 
     def statistics(self, file: RawFile) -> FileStats | None:
         """Return what the footer says of a Parquet file, None for CSV.
@@ -232,12 +216,12 @@ class RawReader:
             if (found := _bounds(metadata, layout.leaves.get(symbol))) is None:
                 checks["symbol"] = symbol
             else:
-                _check_symbol(file, found)
+                check_symbol(file, found)
         if layout.interval is not None:
             if (found := _bounds(metadata, layout.leaves.get(layout.interval))) is None:
                 checks["interval"] = layout.interval
             else:
-                _check_interval(file, kind, found)
+                check_interval(file, kind, found)
         if "symbol" in names and is_text(schema.field(names["symbol"]).type):
             parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=[names["symbol"]], **options)
 
@@ -248,130 +232,31 @@ class RawReader:
 
         table = read([*names.values(), *checks.values()])
         if "symbol" in checks:
-            _check_symbol(file, _values(table.column(checks["symbol"])))
+            check_symbol(file, texts_of(table.column(checks["symbol"])))
         if "interval" in checks:
-            _check_interval(file, kind, _values(table.column(checks["interval"])))
+            check_interval(file, kind, texts_of(table.column(checks["interval"])))
         of_file = dict(zip(table.column_names, table.columns, strict=True))
-        columns = {name: _compact(of_file[source]) for name, source in names.items()}
+        columns = {name: compact(of_file[source]) for name, source in names.items()}
         for spare in layout.spare_times if "ts" in names else ():
             if not columns["ts"].null_count:
                 break
-            columns["ts"] = _fill_times(columns["ts"], read([spare]).column(spare))
+            columns["ts"] = fill_times(columns["ts"], read([spare]).column(spare))
         return table.num_rows, columns
 
     def _layout(
         self, schema: pa.Schema, file: RawFile, metadata: pq.FileMetaData, wanted: Sequence[str]
-    ) -> _Layout:
+    ) -> Layout:
         last = self._last
         if last is None or not last[0].equals(schema):
             leaves = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-            last = self._last = schema, _lay_out(schema.names, file, leaves)
-        _check_complete(last[1], schema.names, file, wanted)
+            last = self._last = schema, lay_out(schema.names, file, leaves)
+        check_complete(last[1], schema.names, file, wanted)
         return last[1]
 
 
 @functools.cache
 def _part_of_raw(columns: tuple[str, ...]) -> pa.Schema:
     return pa.schema([field for field in RAW if field.name in columns])
-
-
-def _lay_out(names: Sequence[str], file: RawFile, leaves: dict[str, int]) -> _Layout:
-    """Find the canonical columns among a file's; of two names, the exact case and then the first one wins."""
-    folded: dict[str, str] = {}
-    for name in names:
-        key = name.strip().lower()
-        if key not in folded or name == key:
-            folded[key] = name
-    found = {
-        name: [folded[alias] for alias in aliases if alias in folded] for name, aliases in ALIASES.items()
-    }
-    interval = folded.get("interval")
-    used = [source for sources in found.values() for source in sources]
-    for name in (*used, interval) if interval else used:
-        if names.count(name) > 1:
-            raise InputError(f"{file.path}: {names.count(name)} columns are named {name}; keep one of them")
-    sources = {name: sources[0] for name, sources in found.items() if sources}
-    return _Layout(sources, tuple(found["ts"][1:]), interval, leaves)
-
-
-def _check_complete(layout: _Layout, names: Sequence[str], file: RawFile, wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if name in layout.sources or name in OPTIONAL or (name == "symbol" and file.symbol is not None):
-            continue
-        hint = ", nor is a folder symbol=X in its path" if name == "symbol" else ""
-        raise InputError(
-            f"{file.path}: no column for {name} ({' or '.join(ALIASES[name])}){hint}; "
-            f"the file has {', '.join(names)}"
-        )
-
-
-def _read_csv(file: RawFile, source: Any, kind: Kind, wanted: Sequence[str]) -> tuple[int, dict[str, Column]]:
-    """Return the number of rows and the columns as text, by canonical name."""
-    data = source.read()
-    header = data[: data.find(b"\n") if b"\n" in data else len(data)].decode("utf-8-sig").rstrip("\r")
-    if not header:
-        raise pa.ArrowInvalid("no header line")
-    delimiter = max(",;\t|", key=header.count)
-    names = next(csv.reader([header], delimiter=delimiter))
-    layout = _lay_out(names, file, {})
-    _check_complete(layout, names, file, wanted)
-    used = {name: layout.sources[name] for name in {*wanted, "symbol"} if name in layout.sources}
-    extra = [*(layout.spare_times if "ts" in used else ()), *([layout.interval] if layout.interval else ())]
-    buffer: Any = pa.BufferReader(data)
-    table = pacsv.read_csv(
-        buffer,
-        read_options=pacsv.ReadOptions(use_threads=False),
-        parse_options=pacsv.ParseOptions(delimiter=delimiter),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=[*used.values(), *extra],
-            column_types=dict.fromkeys(names, pa.string()),
-            # "NA" and "NULL" are tickers too: only nothing at all is null.
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
-    if file.symbol is not None and "symbol" in used:
-        _check_symbol(file, _values(table.column(used.pop("symbol"))))
-    if layout.interval:
-        _check_interval(file, kind, _values(table.column(layout.interval)))
-    columns = {name: _compact(table.column(source)) for name, source in used.items()}
-    for spare in layout.spare_times if "ts" in used else ():
-        columns["ts"] = _fill_times(columns["ts"], table.column(spare))
-    return table.num_rows, columns
-
-
-def _fill_times(times: Column, spare: Column) -> Column:
-    """Take the times that are missing (older files' are) from another column, if it holds times."""
-    if not times.null_count:
-        return times
-    try:
-        return pc.if_else(times.is_null(), to_utc_us(spare), to_utc_us(times))
-    except (pa.ArrowException, TypeError):
-        return times
-
-
-def _check_symbol(file: RawFile, found: set[str]) -> None:
-    if others := found - {file.symbol}:
-        raise InputError(
-            f"{file.path}: the path says symbol {file.symbol}, its rows say {_some(others)}; "
-            "correct one of them"
-        )
-
-
-def _check_interval(file: RawFile, kind: Kind, found: set[str]) -> None:
-    right = found & INTERVALS[kind]
-    if not found - right:
-        return
-    if right:
-        raise InputError(f"{file.path}: the file mixes intervals ({_some(found)}); split it by interval")
-    raise InputError(
-        f"{file.path}: the rows' interval is {_some(found)}, and {kind} rows are {min(INTERVALS[kind])}; "
-        "load it as what it is"
-    )
-
-
-def _some(values: set[str]) -> str:
-    return ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
 
 
 def _bounds(metadata: Any, leaf: int | None) -> set[str] | None:
@@ -387,13 +272,13 @@ def _bounds(metadata: Any, leaf: int | None) -> set[str] | None:
             for value in (statistics.min, statistics.max):
                 if not isinstance(value, str | bytes):
                     return None
-                found.add(_text(value))
+                found.add(text_of(value))
         elif not statistics.has_null_count or statistics.num_values:
             return None
     return found
 
 
-def _time_bounds(metadata: Any, layout: _Layout) -> tuple[int | None, int | None]:
+def _time_bounds(metadata: Any, layout: Layout) -> tuple[int | None, int | None]:
     """Return the first and last time in microseconds, (None, None) where the footer does not give them."""
     name = layout.sources["ts"]
     leaf = layout.leaves.get(name)
@@ -443,13 +328,14 @@ def _symbols(files: Sequence[RawFile], lengths: Sequence[int]) -> Any:
     # Several files may be of one symbol: a dictionary holds each value once.
     places: dict[str | None, int] = {}
     of_file = [places.setdefault(file.symbol, len(places)) for file in files]
-    names = pa.array(list(places), pa.string())
+    names = pa.array([str(name) for name in places], pa.string())
     codes = np.repeat(np.array(of_file, np.int32), lengths)
-    return pa.DictionaryArray.from_arrays(pa.array(codes), names, safe=False)
+    indices: Any = pa.array(codes)
+    return pa.DictionaryArray.from_arrays(indices, names, safe=False)
 
 
 def _alike(name: str, kind: pa.DataType | None) -> bool:
-    """Return whether a type means the same in every file, and can be read: text and epochs are judged file by file."""
+    """Return whether a type means the same in every file: text and epochs are judged file by file."""
     if kind is None:
         return False
     if name == "ts":
@@ -459,19 +345,6 @@ def _alike(name: str, kind: pa.DataType | None) -> bool:
 
 def _chunks(column: Any) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-
-
-def _compact(column: Any) -> Column:
-    return column.chunk(0) if column.num_chunks == 1 else column
-
-
-def _values(column: Column) -> set[str]:
-    """Return a column's distinct values as text, without null."""
-    return {_text(value) for value in column.unique().to_pylist() if value is not None}
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 _CONVERT = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.datafiles import DataFile, TableSpec
+from fibflow.io.dialect import Kind
 from fibflow.io.files import RawFile, filesystem_for, precedence_key
-from fibflow.io.raw import Kind, RawReader
+from fibflow.io.raw import RawReader
 from fibflow.io.rowfilter import Filter
 from fibflow.io.snapshot import read_files
 from fibflow.io.storage import LakeError, Storage
@@ -23,12 +24,13 @@ from fibflow.transforms.partials import encode_symbols
 from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, RAW
 from fibflow.transforms.validation import Validated, validate_daily, validate_minutes
 
-
-_CATALOG = "files.pickle"
+_CATALOG = "files.json"
 
 
 class RowSource(Protocol):
     """Reads rows of items that a plan hands out. Can be pickled; safe to use from several threads."""
+
+    kind: Kind
 
     def read(self, items: Sequence[Any]) -> Validated:
         """Return the validated rows of some items, and the refused ones."""
@@ -43,8 +45,9 @@ class RowSource(Protocol):
 class RawRows:
     """Rows of raw files: read, put into canonical form, validated; with a column ``rank``.
 
-    Items are ranks: places in ``files``, which are in order of precedence, weakest first. Workers do not get the files with
-    every element and every function, but read them once from ``staging``. ``symbols`` leaves out all others.
+    Items are ranks: places in ``files``, which are in order of precedence, weakest first. Workers do not get
+    the files with every element and every function, but read them once from ``staging``. ``symbols`` leaves
+    out all others.
     """
 
     uri: str
@@ -69,7 +72,7 @@ class RawRows:
             if self.symbols is None or file.symbol is None or file.symbol in self.symbols
         )
         self._files = sorted(chosen, key=precedence_key)
-        self.staging.write(_CATALOG, pickle.dumps([tuple(file) for file in self._files]))
+        self.staging.write(_CATALOG, json.dumps(self._files).encode())
 
     @property
     def files(self) -> list[RawFile]:
@@ -80,7 +83,7 @@ class RawRows:
                 raise LakeError(
                     f"{self.staging.uri} holds no list of files: give workers the same staging place"
                 )
-            self._files = [RawFile(*fields) for fields in pickle.loads(content)]
+            self._files = [RawFile(*fields) for fields in json.loads(content)]
         return self._files
 
     @property
@@ -122,7 +125,7 @@ class Origins:
 
 def _without_empty(table: pa.Table) -> pa.Table:
     """Leave out optional columns that hold nothing: they cost as much to move as the prices."""
-    empty = [
+    empty: list[str] = [
         name
         for name in ("vwap", "trade_count", "version")
         if name in table.column_names and table[name].null_count == len(table)
@@ -157,7 +160,8 @@ class BronzeRows:
         rows, _ = read_files(self.storage, self.spec, items, schema.names, self.condition, ["symbol"])
         if self.starts:
             symbols, codes = encode_symbols(rows["symbol"])
-            first = np.array([self.starts.get(name, 0) for name in symbols.to_pylist()], np.int32)
+            names: list[Any] = symbols.to_pylist()
+            first = np.array([self.starts.get(name, 0) for name in names], np.int32)
             days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
             rows = rows.filter(pa.array(days >= first[codes]))
         return Validated(_without_empty(rows).combine_chunks(), DEAD_LETTERS.empty_table())

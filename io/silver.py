@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.convert import to_double, to_symbol, to_utc_us
+from fibflow.io.dialect import ALIASES
 from fibflow.io.files import InputError, RawFile, filesystem_for, list_raw
-from fibflow.io.raw import ALIASES
 from fibflow.transforms.timeframe import Timeframe, TimeframeError
 
 #: The columns that a bar has there, beside its symbol and time.

@@ -20,7 +20,7 @@ from fibflow.io.datafiles import DataFile, DataFileWriter
 from fibflow.io.manifest import PROGRESS, Manifest, Tally, Wrote
 from fibflow.io.storage import Storage
 from fibflow.transforms.calendar import TradingCalendar
-from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.schemas import SYMBOL
 from fibflow.transforms.timeframe import Timeframe
 
@@ -31,13 +31,16 @@ _MOST_BUFFERED = 200_000
 
 
 def _in_global_window(value: Any) -> WindowedValue:
-    return WindowedValue(value, MIN_TIMESTAMP, [GlobalWindow()])
+    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
 
 
 def write_bars(
     writer: DataFileWriter, bars: pa.Table, calendar: TradingCalendar, run: str, label: str = ""
 ) -> Iterator[DataFile]:
-    """Write bars of one timeframe, sorted by symbol and ts, a file a period. Symbols of other calls must be others."""
+    """Write bars of one timeframe, sorted by symbol and ts, a file a period.
+
+    Bars of other calls with the same ``run`` and ``label`` must begin with another symbol or on another day.
+    """
     name = bars["timeframe"][0].as_py()
     ts = bars["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
     period = tables.Period.of(Timeframe.parse(name))
@@ -51,6 +54,9 @@ def write_bars(
         ]
     for found, part in parts:
         first = quote(part["symbol"][0].as_py(), safe="")
+        if found != tables.ALL_TIME:
+            # A unit of minutes is a month: a longer period gets files of several.
+            first += f"-{np.datetime64(_ints(part['ts'])[0], 'us').astype('datetime64[D]')}"
         yield writer.write(part, {"timeframe": name, "period": found}, f"{run}-{label}{first}")
 
 
@@ -58,8 +64,9 @@ def write_bars(
 class WriteBars(beam.DoFn):
     """Write bars to data files and emit ``Wrote``.
 
-    Bars of windows that have ended go to ``ended``, under the table's name; the others, a few a bundle, to ``still_open``, under
-    ``OPEN_BARS``: only the process that commits knows the newest session of all rows, and so which of them have ended.
+    Bars of windows that have ended go to ``ended``, under the table's name; the others, a few a bundle, to
+    ``still_open``, under ``OPEN_BARS``: only the process that commits knows the newest session of all rows,
+    and so which of them have ended.
     """
 
     def __init__(self, ended: Storage, still_open: Storage, calendar: TradingCalendar, run: str) -> None:
@@ -78,7 +85,7 @@ class WriteBars(beam.DoFn):
         ended = pc.sum(element["complete"]).as_py()
         if ended < len(element):
             # A copy: a slice would keep the whole element in memory until the bundle ends.
-            still_open = element.take(pa.array(np.arange(ended, len(element))))
+            still_open = element.take(as_arrow(np.arange(ended, len(element))))
             self._open.setdefault(element["timeframe"][0].as_py(), []).append(still_open)
         if ended:
             for file in write_bars(self._ended, element.slice(0, ended), self._calendar, self._run):
@@ -99,8 +106,8 @@ def sort_bars(bars: pa.Table) -> pa.Table:
     order = np.lexsort((_ints(bars["ts"]), codes))
     at = bars.schema.get_field_index("symbol")
     field = bars.schema.field(at).with_type(SYMBOL)
-    bars = bars.set_column(at, field, pa.DictionaryArray.from_arrays(pa.array(codes), symbols))
-    return bars.unify_dictionaries().combine_chunks().take(pa.array(order))
+    bars = bars.set_column(at, field, pa.DictionaryArray.from_arrays(as_arrow(codes), symbols))
+    return bars.unify_dictionaries().combine_chunks().take(as_arrow(order))
 
 
 def _ints(column: pa.ChunkedArray) -> Any:
@@ -121,7 +128,8 @@ class WriteDeadLetters(beam.DoFn):
 
     def process(self, element: pa.Table) -> Iterator[Wrote | Tally]:
         """Count the rows and keep them; write when there are many."""
-        for entry in pc.value_counts(element["reason"]).to_pylist():
+        counts: Any = element["reason"].value_counts()
+        for entry in counts.to_pylist():
             yield Tally(f"rejected.{entry['values']}", entry["counts"])
         self._rows.append(element)
         if sum(map(len, self._rows)) >= _MOST_BUFFERED:

@@ -79,7 +79,10 @@ class Period:
         return cls("Q") if timeframe.minutes < 60 else cls("Y")
 
     def names(self, days: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the name of each date's period (days since 1970), shape (n,): ``2024-03``, ``2024-Q1`` or ``2024``."""
+        """Return the name of each date's period: ``2024-03``, ``2024-Q1`` or ``2024``.
+
+        Dates are days since 1970; shape (n,) in and out.
+        """
         if self.unit == ALL_TIME:
             return np.full(len(days), ALL_TIME)
         months = days.astype("datetime64[D]").astype("datetime64[M]")

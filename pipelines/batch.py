@@ -1,14 +1,15 @@
 """History to bars: ``python -m pipelines.batch``.
 
-Rows of ``bronze.daily`` (Fibonacci timeframes), of ``bronze.minutes`` (intraday ones), or of a raw folder, become bars in
-``silver.bars``, in one commit.
+Rows of ``bronze.daily`` (Fibonacci timeframes), of ``bronze.minutes`` (intraday ones), or of a raw folder,
+become bars in ``silver.bars``, in one commit.
 
-From the bronze tables a run is incremental: it makes anew what rows that landed since the last run, and sessions that ended since, can
-change; without any it does nothing and says so. A raw folder is for a full run without a bronze table.
+From the bronze tables a run is incremental: it makes anew what rows that landed since the last run, and
+sessions that ended since, can change; without any it does nothing and says so. A raw folder is for a full run
+without a bronze table.
 
     python -m pipelines.batch --lake lake --timeframes fibonacci
     python -m pipelines.batch --lake lake --input history/ --price-basis raw --timeframes 3d,5d
-    python -m pipelines.batch --lake s3://bucket/lake --timeframes 5m,1h --symbols AAPL,MSFT --start 2024-01-01
+    python -m pipelines.batch --lake s3://bucket/lake --timeframes 5m,1h --symbols AAPL,IBM --start 2024-01-02
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ def parser() -> argparse.ArgumentParser:
         prog="pipelines.batch",
         description="Make OHLCV bars of daily and minute history, and commit them to the lake.",
         epilog="Options that are not listed here go to Beam.",
+        allow_abbrev=False,
     )
     cli.add_lake_arguments(made)
     made.add_argument(
         "--input",
         metavar="TABLE|URI",
-        help="bronze.daily or bronze.minutes of the lake (default: what the timeframes need), or a raw folder for a full run",
+        help="bronze.daily or bronze.minutes of the lake (default: what the timeframes need), "
+        "or a raw folder for a full run",
     )
     made.add_argument(
         "--timeframes", default="fibonacci", help="such as 3d,5d,5m,1h; fibonacci (default), intraday"
@@ -107,6 +110,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     args, beam_args = parser().parse_known_args(argv)
     began = time.monotonic()
     timeframes = parse_timeframes(args.timeframes)
+    symbols = frozenset(filter(None, map(str.strip, (args.symbols or "").split(","))))
+    if args.symbols is not None and not symbols:
+        raise cli.UsageError("--symbols names no symbol")
+    if args.workers is not None and args.workers < 1:
+        raise cli.UsageError(f"--workers is {args.workers}: give 1 or more")
     parts = [part for part in (_of_days(timeframes), _of_minutes(timeframes)) if part]
     if args.input and len(parts) > 1:
         raise cli.UsageError("--input names one source: ask for days, or for minutes and hours, not for both")
@@ -126,7 +134,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             input=args.input,
             calendar=args.calendar,
             price_basis=args.price_basis,
-            symbols=frozenset(name.strip() for name in args.symbols.split(",")) if args.symbols else None,
+            symbols=symbols or None,
             start=_day(args.start),
             end=_day(args.end),
             as_of=_day(args.as_of),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fibflow.io.lake import LakeTable
 from fibflow.io.snapshot import ReadStats, Snapshot, read_files
 from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
-from fibflow.transforms.partials import encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.timeframe import Anchor, Timeframe
 
 #: More corrected symbols than this are not looked at one by one: everything from their first change on is.
@@ -201,8 +201,8 @@ def _first_sessions(
     least = np.full(len(names), np.iinfo(np.int64).max)
     np.minimum.at(least, codes, stored["ts"].cast(pa.int64()).to_numpy())
     used = np.unique(codes)
-    positions = calendar.positions_at(least[used])
-    return dict(zip(names.take(pa.array(used)).to_pylist(), positions.tolist(), strict=True)), cost
+    words: list[Any] = names.take(as_arrow(used)).to_pylist()
+    return dict(zip(words, calendar.positions_at(least[used]).tolist(), strict=True)), cost
 
 
 def _groups_of_rows(

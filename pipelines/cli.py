@@ -1,4 +1,4 @@
-"""What the command lines share: arguments, one line for each error, exit codes, progress, and the table at the end."""
+"""What the command lines share: arguments, a line an error, exit codes, progress, the table at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -81,7 +82,7 @@ def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
     if "FIBFLOW_LOG" not in os.environ:
         # Beam logs what a worker raised, several times, before the one line that says it.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    program = os.path.basename(sys.argv[0]).removesuffix(".py")
+    program = Path(sys.argv[0]).name.removesuffix(".py")
     try:
         code = run(argv)
         sys.stdout.flush()
@@ -120,7 +121,8 @@ def staging_place(given: str | None, lake: Lake, local_runner: bool, run: str) -
     """Yield the place for spill files and manifests, and clear it up where it is a local folder.
 
     Args:
-        given: what the command line names; None for a temporary folder, or within the lake for a runner elsewhere.
+        given: what the command line names; None for a temporary folder, or, for a runner elsewhere, a place
+            within the lake.
         lake: the lake.
         local_runner: workers see this machine's folders.
         run: the run's id.
@@ -142,7 +144,7 @@ def staging_place(given: str | None, lake: Lake, local_runner: bool, run: str) -
 
 @contextmanager
 def progress(staging: Storage, units: int, what: str, console: Console | None = None) -> Iterator[None]:
-    """Show how many units of work are done, while the pipeline runs: a bar on a terminal, plain lines elsewhere."""
+    """Show how many units of work are done while the pipeline runs: on a terminal a bar, elsewhere lines."""
     console = console or Console(stderr=True)
     ended = threading.Event()
     bar = Progress(

@@ -1,4 +1,4 @@
-"""What ``silver.bars`` remembers of how it was made: properties that runs share, and marks of what it holds."""
+"""What ``silver.bars`` remembers of how it was made: properties that runs share, marks of what it holds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from fibflow.io import tables
 from fibflow.io.datafiles import DataFile
+from fibflow.io.dialect import Kind
 from fibflow.io.lake import LakeTable
-from fibflow.io.raw import Kind
 from fibflow.io.snapshot import Snapshot
 from fibflow.pipelines import cli
 from fibflow.pipelines.request import Request
@@ -115,10 +115,10 @@ def moved_years(snapshot: Snapshot, request: Request, calendar: TradingCalendar)
         )
     held = _of_kind(timeframes_in(snapshot), request.kind)
     if request.restricted or held - {timeframe.name for timeframe in request.timeframes}:
+        names = ",".join(timeframe.name for timeframe in sorted(map(Timeframe.parse, held)))
         raise cli.UsageError(
-            f"calendar {calendar.name} changed in {years}: all its windows have to be made anew at once: ask for "
-            f"--timeframes {','.join(t.name for t in sorted(map(Timeframe.parse, held)))}, without --symbols, "
-            "--start and --end"
+            f"calendar {calendar.name} changed in {years}, and all windows have to be made anew at once: "
+            f"ask for --timeframes {names}, without --symbols, --start and --end"
         )
     if request.full_refresh:
         return []

@@ -21,7 +21,8 @@ class Destination:
     """Where a run's files go.
 
     Attributes:
-        bars: the folder of the bars whose windows have ended: the table's, or a staged one where they are merged.
+        bars: the folder of the bars whose windows have ended: the table's, or a staged one where they are
+            merged.
         staging: spill files, open bars, refused rows, and the manifest.
         run: the run's id.
     """

@@ -106,8 +106,8 @@ class BatchJob:
         again = [timeframe.name for timeframe in request.timeframes if timeframe.name in held]
         if again and not (request.full_refresh or request.restricted):
             raise cli.UsageError(
-                f"{self.bars.storage.uri} holds {', '.join(again)} bars: --full-refresh replaces them, --symbols "
-                "some of them; incremental runs are made from bronze tables (pipelines.load)"
+                f"{self.bars.storage.uri} holds {', '.join(again)} bars: --full-refresh replaces them, "
+                "--symbols some of them; incremental runs are made from bronze tables (pipelines.load)"
             )
         source = RawRows(request.input, request.kind, calendar, staging, self.aws, request.symbols)
         source.stage(list_raw(request.input, self.aws))
@@ -325,6 +325,7 @@ def _newest_day(snapshot: Snapshot, calendar: TradingCalendar) -> int | None:
         return None
     newest = snapshot.files.column(column)
     if pa.types.is_date(newest.type):
-        return max(newest.cast(pa.int32()).to_pylist())
-    latest = np.array([max(newest.cast(pa.int64()).to_pylist())], np.int64)
-    return int(calendar.days[calendar.positions_at(latest)[0]])
+        return int(newest.cast(pa.int32()).to_numpy().max())
+    latest = int(newest.cast(pa.int64()).to_numpy().max())
+    # Not by day: the calendar may have lost that session since.
+    return int(calendar.days[np.searchsorted(calendar.day_starts, latest, side="right") - 1])

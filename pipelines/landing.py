@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import sinks, tables
 from fibflow.io.datafiles import TableSpec
+from fibflow.io.dialect import Kind
 from fibflow.io.failpoints import hit
 from fibflow.io.failures import failure
 from fibflow.io.files import InputError, RawFile, list_raw
@@ -29,7 +30,6 @@ from fibflow.io.ledger import (
     sources_of,
 )
 from fibflow.io.manifest import Manifest
-from fibflow.io.raw import Kind
 from fibflow.io.rows import RawRows
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage

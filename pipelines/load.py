@@ -24,6 +24,7 @@ from fibflow.io.files import filesystem_for
 from fibflow.io.lake import Lake
 from fibflow.io.storage import Storage
 from fibflow.pipelines import cli
+from fibflow.runners.memory import keep_freed_memory
 from fibflow.runners.profiles import KNOWN_RUNNERS
 
 
@@ -87,6 +88,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     from fibflow.pipelines.landing import Request, load
     from fibflow.pipelines.options import beam_options
 
+    keep_freed_memory()
     request = Request(
         input=args.input,
         kind=args.kind,

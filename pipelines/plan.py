@@ -1,4 +1,4 @@
-"""How a run's input is cut into units of work: symbol ranges whose rows fit in memory, and the files of each."""
+"""How a run's input is cut into units of work: symbol ranges whose rows fit in memory, and their files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Item:
-    """A file with what is known of it without reading: ``low`` to ``high`` are its symbols, None where unknown."""
+    """A file with what is known of it without reading.
+
+    ``low`` to ``high`` are its symbols, None where unknown.
+    """
 
     payload: Any
     rows: int
@@ -69,9 +72,8 @@ def plan_raw(source: RawRows, unit_rows: int = UNIT_ROWS) -> Plan:
     asked = [*named[:_FOOTERS], *unnamed]
     footers = reader.footers(files[rank] for rank in asked)
     known = {rank: stats for rank, stats in zip(asked, footers, strict=True) if stats is not None}
-    bytes_a_row = sum(files[rank].size for rank in known) / max(
-        1, sum(stats.rows for stats in known.values())
-    )
+    counted = sum(stats.rows for stats in known.values())
+    bytes_a_row = sum(files[rank].size for rank in known) / counted if counted else _BYTES_A_ROW
     items = []
     for rank, file in enumerate(files):
         stats = known.get(rank)
@@ -121,14 +123,24 @@ def _plan(source: RowSource, items: Sequence[_Item], sample: Any, unit_rows: int
     bounds = split_symbols(weights, unit_rows)
     direct: dict[int, list[Any]] = {}
     scattered: list[_Item] = []
+    # A range of minutes that is scattered comes month by month, a direct one at once: the two would not meet.
+    apart = source.kind == "minutes" and any(_range(item, bounds) is None for item in items)
     for item in items:
-        first = range_of(item.low, bounds) if item.low is not None else -1
-        if first >= 0 and item.high is not None and range_of(item.high, bounds) == first:
-            direct.setdefault(first, []).append(item.payload)
-        else:
+        number = None if apart else _range(item, bounds)
+        if number is None:
             scattered.append(item)
+        else:
+            direct.setdefault(number, []).append(item.payload)
     rows = sum(item.rows for item in items)
     return Plan(source, bounds, sorted(direct.items()), list(_chunks(scattered, unit_rows)), rows)
+
+
+def _range(item: _Item, bounds: Sequence[str]) -> int | None:
+    """Return the range that holds all symbols of a file; None where none does, or they are unknown."""
+    if item.low is None or item.high is None:
+        return None
+    first = range_of(item.low, bounds)
+    return first if range_of(item.high, bounds) == first else None
 
 
 def _sampled(wide: Sequence[_Item], sample: Any) -> list[tuple[str, int]]:

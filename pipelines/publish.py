@@ -55,7 +55,7 @@ class Publisher:
     def replace(
         self, manifest: Manifest, staging: Storage, spec: BarSpec, as_of: int | None, marks: Mapping[str, int]
     ) -> None:
-        """Commit the files of a pipeline that wrote to the table's folder, in place of all bars of its timeframes.
+        """Commit files that a pipeline wrote to the table's folder, in place of all bars of its timeframes.
 
         A run for some symbols or windows replaces nothing: the table had no bars of these timeframes before.
         """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fibflow.io.raw import Kind
+from fibflow.io.dialect import Kind
 from fibflow.io.snapshot import ReadStats
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import CalendarError, TradingCalendar

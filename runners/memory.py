@@ -14,9 +14,9 @@ _LARGE = 1 << 30
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of large arrays that it has freed; return whether the C library can.
 
-    By default glibc gives each large block back to the kernel, and the next one costs a page fault for every 4 KiB. A pipeline
-    makes and drops arrays of megabytes all the time: a fifth of its CPU time went into that. One heap for all threads keeps the peak
-    low.
+    By default glibc gives each large block back to the kernel, and the next one costs a page fault for every
+    4 KiB. A pipeline makes and drops arrays of megabytes all the time: a fifth of its CPU time went into
+    that. One heap for all threads keeps the peak low.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     try:
@@ -24,4 +24,5 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     settings = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, 2 * _LARGE - 1), (_M_ARENA_MAX, 1))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    taken = [mallopt(name, value) == 1 for name, value in settings]
+    return all(taken)

@@ -70,8 +70,8 @@ def _units(column: pa.ChunkedArray) -> Int64:
 def _patch(rows: pa.Table, key: Int64, few: int, time: str) -> tuple[pa.Table, pa.Table] | None:
     """Resolve where the first ``few`` rows are corrections of the others, which are in order.
 
-    So it is with one file a symbol and a small one beside them: putting some values into place costs less than
-    moving every row. None where the corrections are many, repeat a key, or bring a new one.
+    So it is with one file a symbol and a small one beside them: putting some values into place costs less
+    than moving every row. None where the corrections are many, repeat a key, or bring a new one.
     """
     if few * _FEW > len(key):
         return None

@@ -40,7 +40,7 @@ def prepare(bars: Path, prepared: Path) -> None:
             last = len(table) if past == len(names) else pc.index(symbols, names[past]).as_py()
             rows = table.slice(first, last - first)
             rows = rows.set_column(0, "symbol", symbols.slice(first, last - first).dictionary_encode())
-            with pa.ipc.new_file(prepared / f"{n}d" / f"{part:02d}.arrow", rows.schema) as sink:
+            with pa.ipc.new_file(str(prepared / f"{n}d" / f"{part:02d}.arrow"), rows.schema) as sink:
                 sink.write_table(rows)
             first = last
 

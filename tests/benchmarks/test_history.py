@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ def test_the_full_size_is_the_predecessors():
 
 @pytest.mark.parametrize(
     ("symbols", "rows", "sessions"),
-    [(5_350, 22_609_541, 16_115), (1, 5, 100), (1, 100, 100), (10, 50, 100), (10, 1_000, 100), (7, 333, 100)],
+    [(5_350, 22_609_541, 16_047), (1, 5, 100), (1, 100, 100), (10, 50, 100), (10, 1_000, 100), (7, 333, 100)],
 )
 def test_row_counts_sum_up_exactly(symbols, rows, sessions):
     counts = history.row_counts(np.random.default_rng(1), symbols, rows, sessions)
@@ -59,10 +60,15 @@ def test_traded_sessions_are_distinct_and_inside(seed, rows, alive):
     assert index[-1] == 99 if alive else index[-1] <= 99
 
 
+def same_in(both: pa.Table, name: str) -> int:
+    mine, fixed = both[name].to_numpy(), both[f"{name}_fixed"].to_numpy()
+    return int((mine == fixed).sum())
+
+
 def test_both_layouts_hold_the_same_valid_rows(small):
     by_symbol = read(small.glob("by_symbol/symbol=*/data.parquet"))
     by_year = read(small.glob("by_year/year=*/data.parquet"))
-    order = [("symbol", "ascending"), ("timestamp", "ascending")]
+    order: Any = [("symbol", "ascending"), ("timestamp", "ascending")]
     assert by_symbol.num_rows == SMALL.rows
     assert by_symbol.equals(by_symbol.sort_by(order))
     assert by_year.equals(by_year.sort_by(order[::-1]))
@@ -99,9 +105,9 @@ def test_corrections_win_by_their_time_and_mostly_differ(small):
         assert fixes.num_rows == SMALL.rows // 100
         both = main.join(fixes, ["symbol", "timestamp"], join_type="inner", right_suffix="_fixed")
         assert both.num_rows == fixes.num_rows
-        same = pc.sum(pc.equal(both["close"], both["close_fixed"])).as_py()
+        same = same_in(both, "close")
         assert 0 < same < fixes.num_rows / 2
-        assert pc.sum(pc.equal(both["volume"], both["volume_fixed"])).as_py() == same
+        assert same_in(both, "volume") == same
 
 
 def test_the_same_parameters_give_the_same_bytes(small, tmp_path):

@@ -15,12 +15,18 @@ from fibflow.benchmarks.history import Parameters
 
 SCRIPTS = Path(contestants.__file__).parent
 NEWEST = date(2001, 3, 2)
-SCHEMA = pa.schema(
-    [("symbol", pa.string()), ("ts", pa.timestamp("us", "UTC")), ("end", pa.timestamp("us", "UTC"))]
-    + [(name, pa.float64()) for name in ("open", "high", "low", "close", "volume", "vwap")]
-    + [("trade_count", pa.int64()), ("sessions", pa.int32()), ("complete", pa.bool_())]
-    + [("final", pa.bool_()), ("revision", pa.int32())]
-)
+FIELDS: list[tuple[str, pa.DataType]] = [
+    ("symbol", pa.string()),
+    ("ts", pa.timestamp("us", "UTC")),
+    ("end", pa.timestamp("us", "UTC")),
+    *((name, pa.float64()) for name in ("open", "high", "low", "close", "volume", "vwap")),
+    ("trade_count", pa.int64()),
+    ("sessions", pa.int32()),
+    ("complete", pa.bool_()),
+    ("final", pa.bool_()),
+    ("revision", pa.int32()),
+]
+SCHEMA = pa.schema(FIELDS)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
-"""Lakes of bars as ``pipelines.batch`` leaves them, and random histories that grow and change from step to step."""
+"""Lakes of bars as ``pipelines.batch`` leaves them, and random histories that grow and change in steps."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import random
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from fibflow.io import tables
 from fibflow.io.aws import AwsConfig
 from fibflow.io.lake import Lake, LakeTable
 from fibflow.pipelines import batch, cli
-from fibflow.tests.pipelines.raws import FAST, Bronze, Raw, Row, table_of
-from fibflow.tests.transforms.tables import by_key
-from fibflow.transforms.calendar import load_calendar
+from fibflow.tests.pipelines.raws import FAST, Bronze, Raw, Row, expected, rows_of, table_of
+from fibflow.tests.transforms.tables import by_key, daily, minutes
+from fibflow.transforms.aggregate import aggregate
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.schemas import BARS
+from fibflow.transforms.timeframe import Anchor, IntradayAnchor, parse_timeframes
 
 XNYS = load_calendar()
+#: Symbols whose rows have a vwap and a count of trades.
+FULL = frozenset({"A", "BRK.B", "NEW"})
 
 #: (symbol, timeframe, ts in UTC microseconds)
 Key = tuple[str, str, int]
@@ -40,15 +46,19 @@ def sessions(first: str, last: str) -> list[date]:
 
 @dataclass
 class Silver:
-    """A lake, seen by the bars that runs leave in it."""
+    """A lake, seen by the bars that runs leave in it. ``source`` are options of every run."""
 
     uri: str
-    aws: AwsConfig | None = None
     source: tuple[str, ...] = ()
+    aws: AwsConfig | None = None
 
     def batch(self, *options: str) -> int:
         """Run in this process and one thread."""
         return batch.run(["--lake", self.uri, *FAST, *self.source, *options])
+
+    def fail(self, *options: str) -> Failed:
+        """Run as ``python -m`` does, and fail."""
+        return fail(batch.run, "--lake", self.uri, *FAST, *self.source, *options)
 
     @property
     def table(self) -> LakeTable:
@@ -62,18 +72,23 @@ class Silver:
         """All bars by key, each key once; none where there is no table."""
         if not self.table.exists:
             return {}
-        snapshot = self.table.snapshot(version)
-        assert all(file.rows for file in snapshot.select())
-        return by_key([snapshot.read(BARS.names)[0]])
+        return by_key([self.table.snapshot(version).read(BARS.names)[0]])
 
     def content(self, version: int | None = None) -> dict[Key, Bar]:
         """All bars, every column but ``revision``."""
         return contents(self.bars(version))
 
-    def paths(self, timeframe: str, complete: bool = True) -> frozenset[str]:
-        """The files that hold bars of ended windows, or of open ones."""
-        where = {"timeframe": timeframe, "complete": complete}
+    def paths(self, timeframe: str, complete: bool | None = None) -> frozenset[str]:
+        """The files of a timeframe: all, those that hold bars of ended windows, or of open ones."""
+        where: dict[str, Any] = {"timeframe": timeframe}
+        if complete is not None:
+            where["complete"] = complete
         return frozenset(file.path for file in self.table.snapshot().select(where=where))
+
+    def copy(self, target: Path) -> Silver:
+        """The same lake in another folder."""
+        shutil.copytree(self.uri, target)
+        return Silver(str(target), self.source)
 
 
 def contents(bars: Mapping[Key, Bar]) -> dict[Key, Bar]:
@@ -81,7 +96,7 @@ def contents(bars: Mapping[Key, Bar]) -> dict[Key, Bar]:
 
 
 def revised(before: Mapping[Key, Bar], after: Mapping[Key, Bar]) -> set[Key]:
-    """The keys whose revision went up; each by one, because its content changed, and nothing else differs."""
+    """The keys whose revision went up: by one, because their content changed. Nothing else of them differs."""
     raised = {key for key in before.keys() & after.keys() if before[key] != after[key]}
     for key in raised:
         assert after[key]["revision"] == before[key]["revision"] + 1
@@ -103,23 +118,39 @@ def holds(bar: Bar, *days: date) -> bool:
     return any(first <= day <= last for day in days)
 
 
+def files_in(folder: str | Path) -> dict[str, bytes]:
+    """Every file under a folder, hidden ones too, with its content."""
+    base = Path(folder)
+    return {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+
+
+def instant(day: date) -> int:
+    """When a session's day begins, UTC microseconds."""
+    return int(XNYS.day_starts[XNYS.positions(np.array([(day - date(1970, 1, 1)).days]))[0]])
+
+
+# Command lines ---------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Failed:
-    """How a command line ended."""
+    """How a command line ended, and what it said on standard error beside its progress."""
 
     code: int
     lines: list[str]
 
 
 def fail(run: Callable[[Any], int], *argv: str) -> Failed:
-    """Run a command line as ``python -m`` does; return its code and what it said on standard error but progress."""
+    """Run a command line as ``python -m`` does."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
         cli.run_main(run, list(argv))
     assert isinstance(ended.value.code, int)
-    progress = ("bars of about", "loading about")
-    lines = [line for line in said.getvalue().splitlines() if not line.startswith(progress)]
-    return Failed(ended.value.code, lines)
+    return Failed(ended.value.code, without_progress(said.getvalue()))
+
+
+def without_progress(said: str) -> list[str]:
+    return [line for line in said.splitlines() if not line.startswith(("bars of about", "loading about"))]
 
 
 def command(module: str, *argv: str) -> list[str]:
@@ -127,7 +158,70 @@ def command(module: str, *argv: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"fibflow.pipelines.{module}", *argv]
 
 
-# Histories ---------------------------------------------------------------------------------------------------------
+# Bars by the kernel alone ----------------------------------------------------------------------------------
+
+
+def daily_bars(
+    rows: Iterable[Row],
+    timeframes: str,
+    anchor: str = "exchange",
+    as_of: date | None = None,
+    complete_only: bool = False,
+    calendar: TradingCalendar = XNYS,
+) -> dict[Key, Bar]:
+    """The content of the bars of rows, each key once."""
+    table = daily(
+        [
+            {
+                "symbol": row.symbol,
+                "session": row.day,
+                "open": row.value,
+                "high": row.value + 1,
+                "low": row.value - 1,
+                "close": row.value + 0.5,
+                "volume": float(int(row.value * 100)),
+                "vwap": row.value + 0.25 if row.symbol in FULL else None,
+                "trade_count": int(row.value) if row.symbol in FULL else None,
+            }
+            for row in rows
+        ],
+        rank=False,
+    )
+    spec = BarSpec(
+        parse_timeframes(timeframes),
+        calendar,
+        None if as_of is None else _end(as_of, calendar),
+        Anchor(anchor),
+        complete_only=complete_only,
+    )
+    return contents(by_key(aggregate(table, spec)[0]))
+
+
+def _end(day: date, calendar: TradingCalendar) -> int:
+    return int(calendar.day_ends[calendar.position_on_or_before((day - date(1970, 1, 1)).days)])
+
+
+def minute_bars(
+    values: Mapping[tuple[str, datetime], float], timeframes: str, anchor: str = "midnight"
+) -> dict[Key, Bar]:
+    """The content of the bars of minutes of one price each."""
+    rows = [
+        {"symbol": symbol, "ts": ts, **dict.fromkeys(("open", "high", "low", "close"), value), "volume": 100.0}
+        for (symbol, ts), value in values.items()
+    ]
+    spec = BarSpec(parse_timeframes(timeframes), XNYS, intraday_anchor=IntradayAnchor(anchor))
+    return contents(by_key(aggregate(minutes(rows, rank=False), spec)[0]))
+
+
+# Histories -------------------------------------------------------------------------------------------------
+
+
+def with_counts(rows: Sequence[Row], with_symbol: bool) -> pa.Table:
+    """Rows as a file holds them; those of some symbols with a vwap and a count of trades."""
+    vwap = [row.value + 0.25 if row.symbol in FULL else None for row in rows]
+    counts = [int(row.value) if row.symbol in FULL else None for row in rows]
+    columns = {"vwap": pa.array(vwap, pa.float64()), "transactions": pa.array(counts, pa.int64())}
+    return table_of(rows, with_symbol, **columns)
 
 
 @dataclass
@@ -140,7 +234,7 @@ class History:
         numbers: draws everything.
         listed: each symbol's first session and the one after its last, as places in ``days``.
         gaps: which of its sessions a symbol has no row of.
-        files: rows by file.
+        files: modification time and rows by file.
     """
 
     raw: Raw
@@ -149,7 +243,7 @@ class History:
     known: int = 0
     listed: dict[str, tuple[int, int]] = field(default_factory=dict)
     gaps: dict[str, set[int]] = field(default_factory=dict)
-    files: dict[str, list[Row]] = field(default_factory=dict)
+    files: dict[str, tuple[int, list[Row]]] = field(default_factory=dict)
 
     @classmethod
     def draw(cls, base: Path, seed: int) -> History:
@@ -159,7 +253,7 @@ class History:
         far = len(made.days)
         made.listed = {
             "A": (0, far),
-            "AA": (numbers.randrange(1, 30), far),
+            "AA": (numbers.randrange(9, 30), far),
             "BRK.B": (numbers.randrange(30, 50), far),
             "GONE": (0, numbers.randrange(20, 55)),
             "HALT": (numbers.randrange(5), far),
@@ -171,38 +265,34 @@ class History:
         made.gaps["THIN"] = {place for place in range(far) if numbers.random() < 0.6}
         return made
 
+    @property
+    def winners(self) -> list[Row]:
+        """The rows that count."""
+        return [Row(symbol, day, value) for (symbol, day), value in expected(self.files).items()]
+
     def rows(self, symbol: str, first: int, stop: int) -> list[Row]:
         listed, delisted = self.listed[symbol]
-        return [
-            self.row(symbol, place)
-            for place in range(max(first, listed), min(stop, delisted))
-            if place not in self.gaps[symbol]
-        ]
+        places = range(max(first, listed), min(stop, delisted))
+        return [self.row(symbol, place) for place in places if place not in self.gaps[symbol]]
 
     def row(self, symbol: str, place: int) -> Row:
         return Row(symbol, self.days[place], round(self.numbers.uniform(5, 500), 2))
 
     def put(self, name: str, rows: list[Row]) -> None:
-        """Write a file; half of the symbols have a vwap and a count of trades."""
-        self.files[name] = rows
-        full = [row.symbol in ("A", "BRK.B", "NEW") for row in rows]
-        pairs = list(zip(rows, full, strict=True))
-        vwap = pa.array([row.value + 0.25 if has else None for row, has in pairs], pa.float64())
-        count = pa.array([int(row.value) if has else None for row, has in pairs], pa.int64())
-        self.raw.put(name, table_of(rows, "symbol=" not in name, vwap=vwap, transactions=count))
+        self.raw.put(name, with_counts(rows, "symbol=" not in name))
+        self.files[name] = (self.raw.clock, rows)
 
-    # Steps ---------------------------------------------------------------------------------------------------------
+    # Steps -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The history so far, one file a symbol, two of them with a file of their own for each of the last sessions."""
+        """The history so far: a file a symbol, and for two of them one for each of the last sessions too."""
         self.known = 58
         for symbol in self.listed:
             own = self.rows(symbol, 0, self.known)
             self.put(f"symbol={symbol}/data.parquet", own)
             if symbol in ("A", "THIN"):
                 for row in own[-3:]:
-                    late = row._replace(value=row.value + 1)
-                    self.put(f"symbol={symbol}/date={row.day}.parquet", [late])
+                    self.put(f"symbol={symbol}/date={row.day}.parquet", [self._other(row)])
 
     def new_sessions(self, count: int) -> None:
         """Sessions that follow, a file for each with all symbols."""
@@ -215,16 +305,16 @@ class History:
         """Other values in old rows of two symbols, far from each other."""
         for symbol, share in (("A", 0.1), ("THIN", 0.7)):
             name = f"symbol={symbol}/data.parquet"
-            rows = self.files[name]
+            rows = self.files[name][1]
             place = int(len(rows) * share)
             self.put(name, [*rows[:place], self._other(rows[place]), *rows[place + 1 :]])
 
     def backfill(self, symbol: str) -> None:
         """Rows before a symbol's first."""
         first, last = self.listed[symbol]
-        earlier = max(0, first - self.numbers.randrange(1, 9))
+        earlier = first - self.numbers.randrange(1, 9)
         self.listed[symbol] = (earlier, last)
-        self.put(f"symbol={symbol}/backfill-{earlier}.parquet", self.rows(symbol, earlier, first))
+        self.put(f"symbol={symbol}/backfill.parquet", self.rows(symbol, earlier, first))
 
     def list_symbol(self, symbol: str) -> None:
         """A new symbol with history of some sessions."""
@@ -232,12 +322,12 @@ class History:
         self.gaps[symbol] = set()
         self.put(f"symbol={symbol}/data.parquet", self.rows(symbol, 0, self.known))
 
-    def late_file(self) -> None:
+    def late_files(self) -> None:
         """A ``date=`` file of an old session that was a gap, and one of a session that had a row."""
         gap = self.numbers.choice(sorted(place for place in self.gaps["HALT"] if place < self.known))
         self.gaps["HALT"].discard(gap)
         self.put(f"symbol=HALT/date={self.days[gap]}.parquet", [self.row("HALT", gap)])
-        held = self.numbers.choice(self.files["symbol=GONE/data.parquet"])
+        held = self.numbers.choice(self.files["symbol=GONE/data.parquet"][1])
         self.put(f"symbol=GONE/date={held.day}.parquet", [self._other(held)])
 
     def _other(self, row: Row) -> Row:
@@ -245,6 +335,10 @@ class History:
 
     def steps(self) -> Iterable[tuple[str, Callable[[], None]]]:
         """What happens after the start, by name; in an order that is drawn."""
+
+        def listing() -> None:
+            self.list_symbol("NEW")
+            self.new_sessions(1)
 
         def much_at_once() -> None:
             self.backfill("BRK.B")
@@ -256,13 +350,62 @@ class History:
             ("several sessions", lambda: self.new_sessions(4)),
             ("corrections", self.correct),
             ("a backfill", lambda: self.backfill("AA")),
-            ("a new symbol, and a session", lambda: (self.list_symbol("NEW"), self.new_sessions(1))[1]),
-            ("late files", self.late_file),
+            ("a new symbol, and a session", listing),
+            ("late files", self.late_files),
             ("much at once", much_at_once),
         ]
         self.numbers.shuffle(steps)
         return [*steps, ("a jump", lambda: self.new_sessions(37))]
 
 
-def landed(lake: str) -> Bronze:
-    return Bronze(lake)
+# A lake to begin with --------------------------------------------------------------------------------------
+
+#: 70 sessions; B is listed on the tenth and Z delisted on the fiftieth.
+DAYS_70 = sessions("2023-10-12", "2024-01-24")
+ROWS = [
+    *rows_of("A", DAYS_70, 10.0),
+    *rows_of("B", DAYS_70[9:], 200.0),
+    *rows_of("Z", DAYS_70[:50], 3000.0),
+]
+#: The session after.
+NEXT = sessions("2024-01-25", "2024-03-28")
+
+
+@dataclass
+class World:
+    """A raw folder, and a lake in which it was landed and made into bars."""
+
+    folder: Path
+    raw: Raw
+    lake: Silver
+
+    @classmethod
+    def make(cls, folder: Path, *options: str) -> World:
+        """Land ``ROWS``, a file a symbol, and make bars."""
+        world = cls(folder, Raw(folder / "raw"), Silver(str(folder / "lake")))
+        for symbol in ("A", "B", "Z"):
+            world.put([row for row in ROWS if row.symbol == symbol])
+        world.land()
+        world.lake.batch(*options)
+        return world
+
+    def copy(self, folder: Path) -> World:
+        """The same in another folder, files as old as they were."""
+        shutil.copytree(self.folder / "raw", folder / "raw")
+        lake = self.lake.copy(folder / "lake")
+        return World(folder, Raw(folder / "raw", self.raw.clock), lake)
+
+    def put(self, rows: Sequence[Row], name: str = "data") -> None:
+        """Write a file of one symbol."""
+        self.raw.put(f"symbol={rows[0].symbol}/{name}.parquet", with_counts(rows, False))
+
+    def land(self) -> None:
+        Bronze(self.lake.uri).first(self.raw)
+
+    def fresh(self, *options: str, name: str = "fresh") -> Silver:
+        """A lake made of the raw folder by one run."""
+        lake = Silver(str(self.folder / name), ("--input", str(self.raw), "--price-basis", "raw"))
+        lake.batch(*options)
+        return lake
+
+

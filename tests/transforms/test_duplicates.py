@@ -142,6 +142,19 @@ def test_any_time_of_a_timestamp(when):
 
 # --- against brute force ------------------------------------------------------------------------------------
 
+
+def brute_force(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Winners by key, and losers in order of their rows."""
+    ranked: dict[tuple, list[tuple]] = {}
+    for place, each in enumerate(rows):
+        version = -1 if each.get("version") is None else each["version"]
+        ranked.setdefault((each["symbol"], each["ts"]), []).append((version, each["rank"], place))
+    best = {key: max(own)[-1] for key, own in ranked.items()}
+    kept = set(best.values())
+    lost = [each for place, each in enumerate(rows) if place not in kept]
+    return [rows[best[key]] for key in sorted(best)], lost
+
+
 RANKED = st.lists(
     st.tuples(
         st.sampled_from(["A", "AA", "B", "é"]),
@@ -162,16 +175,76 @@ def test_resolve_equals_brute_force(rows, chunks, sort):
         for n, (symbol, at, rank, version) in enumerate(rows)
     ]
     table = pa.concat_tables([minutes(named[n::chunks]) for n in range(chunks)])
-    order = [each for n in range(chunks) for each in named[n::chunks]]
-    best: dict[tuple, tuple] = {}
-    for place, each in enumerate(order):
-        version = -1 if each["version"] is None else each["version"]
-        key = (each["symbol"], each["ts"])
-        best[key] = max(best.get(key, ()), (version, each["rank"], place, each["open"]))
+    best, others = brute_force([each for n in range(chunks) for each in named[n::chunks]])
     won, lost = resolve(table, "ts")
-    assert {(r["symbol"], r["ts"]): r["open"] for r in dicts(won)} == {
-        key: each[-1] for key, each in best.items()
-    }
-    keys = [(r["symbol"], r["ts"]) for r in dicts(won)]
-    assert keys == sorted(keys)
-    assert sorted(opens(won) + opens(lost)) == [n + 1 for n in range(len(rows))]
+    assert [(r["symbol"], r["ts"], r["open"]) for r in dicts(won)] == [
+        (each["symbol"], each["ts"], each["open"]) for each in best
+    ]
+    assert sorted(opens(lost)) == sorted(each["open"] for each in others)
+
+
+# --- few corrections before rows that are in order ----------------------------------------------------------
+
+
+def corrected(at: list[tuple[int, int, int | None]], versions: bool) -> list[dict]:
+    """Some corrections (number of the minute, rank, version), then a history of ninety minutes in order."""
+    history = [
+        row(
+            symbol,
+            START + n * MINUTE,
+            float(n + 1),
+            rank=5,
+            vwap=n + 0.5 if n % 3 else None,
+            trade_count=n if n % 5 else None,
+            version=n % 2 if versions and n % 7 else None,
+        )
+        for symbol in ("A", "B", "é")
+        for n in range(30)
+    ]
+    fixes = []
+    for number, (which, rank, version) in enumerate(at):
+        fixed = history[which] if which < len(history) else row("A", START - which * MINUTE)
+        values = {"open": 1000.0 + number, "vwap": None if which % 2 else 7.0, "trade_count": number or None}
+        fixes.append({**fixed, **values, "rank": rank, "version": version if versions else None})
+    return fixes + history
+
+
+@pytest.mark.parametrize("versions", [False, True])
+@given(
+    at=st.lists(
+        # Beyond the history there is no such key.
+        st.tuples(st.integers(0, 90), st.sampled_from([4, 5, 6]), st.none() | st.integers(0, 2)),
+        min_size=1,
+        max_size=10,
+    ),
+    chunk=st.integers(1, 40),
+)
+def test_corrections_of_a_history_in_order_equal_brute_force(at, chunk, versions):
+    rows = corrected(at, versions)
+    table = minutes(rows)
+    if not versions:
+        table = table.drop_columns("version")
+    pieces = [table.slice(first, chunk) for first in range(0, len(table), chunk)]
+    won, lost = resolve(pa.concat_tables(pieces), "ts")
+    best, others = brute_force(rows)
+    names = table.column_names
+    assert dicts(won) == [{name: each.get(name) for name in names} for each in best]
+    expected = [{name: each.get(name) for name in names} for each in others]
+    assert sorted(dicts(lost), key=repr) == sorted(expected, key=repr)
+    assert won.schema == lost.schema == table.schema
+
+
+def test_corrections_without_rank_and_version_come_first_and_lose():
+    history = [row("A", day(n), float(n + 1)) for n in range(20)]
+    won, lost = resolve(daily([row("A", day(7), 99.0), *history], rank=False), "session")
+    assert opens(won) == [n + 1 for n in range(20)]
+    assert opens(lost) == [99.0]
+
+
+def test_what_no_correction_touches_keeps_its_place():
+    history = [row("A", day(n), float(n + 1), rank=0) for n in range(20)]
+    won, lost = resolve(
+        daily([row("A", day(7), 99.0, rank=1), row("A", day(3), 98.0, rank=1), *history]), "session"
+    )
+    assert opens(won) == [1.0, 2.0, 3.0, 98.0, 5.0, 6.0, 7.0, 99.0, *(n + 1.0 for n in range(8, 20))]
+    assert sorted(opens(lost)) == [4.0, 8.0]
