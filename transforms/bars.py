@@ -97,28 +97,29 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
     values = _rows(rows)
     # Platform integers: taking by anything smaller converts the index at each timeframe.
     positions = positions.astype(np.intp)
-    counted, base = _counted(values, positions, spec)
+    heads, base = _bases(values, positions, spec)
     newest = int(np.searchsorted(calendar.day_ends, as_of, side="right")) - 1
     for timeframe in spec.timeframes:
         length = timeframe.sessions
-        windows = SessionWindows(calendar, length)
-        numbers = windows.exchange_numbers(positions) if base is None else windows.numbers(counted, base)
-        starts = run_starts(values.symbol, numbers)
-        number = numbers.take(starts)
-        own: Any = calendar.origin if base is None else base.take(starts)
-        keep = np.ones(len(starts), np.bool_)
         if spec.anchor is Anchor.ROWS:
+            starts, keep = _row_runs(heads, len(values), base, length)
             complete = np.diff(starts, append=len(values)) == length
-            if spec.bases:
-                keep = counted.take(starts) == number * length
-        else:
-            complete = number <= (newest - own - length + 1) // length
-        chosen = _order(keep, complete, spec)
-        first, last = _ends(starts, len(values), chosen)
-        if spec.anchor is Anchor.ROWS:
+            chosen = _order(keep, complete, spec)
+            first, last = _ends(starts, len(values), chosen)
             ts, end = calendar.day_starts[positions[first]], calendar.day_ends[positions[last]]
         else:
-            ts, end = windows.bounds(number[chosen], own if base is None else own[chosen])
+            windows = SessionWindows(calendar, length)
+            if spec.anchor is Anchor.EXCHANGE:
+                numbers = windows.exchange_numbers(positions)
+            else:
+                numbers = windows.numbers(positions, base)
+            starts = run_starts(values.symbol, numbers)
+            number = numbers.take(starts)
+            own: Any = calendar.origin if spec.anchor is Anchor.EXCHANGE else base.take(starts)
+            complete = number <= (newest - own - length + 1) // length
+            chosen = _order(np.ones(len(starts), np.bool_), complete, spec)
+            first, last = _ends(starts, len(values), chosen)
+            ts, end = windows.bounds(number[chosen], own if isinstance(own, int) else own[chosen])
         within = _within(ts, end, spec)
         if within is not None:
             chosen, first, last, ts, end = (part[within] for part in (chosen, first, last, ts, end))
@@ -138,20 +139,42 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         yield finish(fold(values, runs), timeframe.name, complete[chosen])
 
 
-def _counted(rows: Rows, positions: Index, spec: BarSpec) -> tuple[Index, Index | None]:
-    """Return what the anchor counts, and from where for each row: None under ``exchange``."""
+def _bases(rows: Rows, positions: Index, spec: BarSpec) -> tuple[Index, Index]:
+    """Return the first row of each symbol, and what the anchor counts from.
+
+    Under ``listing`` that is the position of each row's symbol's first session, shape (n,); under ``rows``
+    how many rows each symbol had before these, shape (symbols,). Under ``exchange`` neither is needed.
+    """
+    nothing = np.zeros(0, np.intp)
     if spec.anchor is Anchor.EXCHANGE:
-        return positions, None
-    first = run_starts(rows.symbol, np.zeros(len(rows), np.int8))
-    lengths = np.diff(first, append=len(rows))
-    own = positions[first] if spec.anchor is Anchor.LISTING else np.zeros(len(first), np.intp)
+        return nothing, nothing
+    heads = run_starts(rows.symbol, np.zeros(len(rows), np.int8))
+    own = positions[heads] if spec.anchor is Anchor.LISTING else np.zeros(len(heads), np.intp)
     if spec.bases:
-        names: list[Any] = rows.symbols.take(as_arrow(rows.symbol[first])).to_pylist()
+        names: list[Any] = rows.symbols.take(as_arrow(rows.symbol[heads])).to_pylist()
         known = [spec.bases.get(name, base) for name, base in zip(names, own.tolist(), strict=True)]
         own = np.array(known, np.intp)
     if spec.anchor is Anchor.LISTING:
-        return positions, np.repeat(own, lengths)
-    return np.arange(len(rows)) + np.repeat(own - first, lengths), np.zeros(len(rows), np.intp)
+        own = np.repeat(own, np.diff(heads, append=len(rows)))
+    return heads, own
+
+
+def _row_runs(heads: Index, rows: int, before: Index, length: int) -> tuple[Index, Bool]:
+    """Return where each window of ``length`` rows begins, and whether all its rows are there.
+
+    Args:
+        heads: first row of each symbol.
+        rows: how many rows there are.
+        before: how many rows each symbol had before these; its first window may have begun among them.
+        length: rows a window.
+    """
+    missing = -before % length
+    begun = missing > 0
+    counts = -(-(np.diff(heads, append=rows) - missing).clip(0) // length) + begun
+    place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(heads + (missing - length) * begun, counts) + place * length
+    whole = ~np.repeat(begun, counts) | (place > 0)
+    return np.maximum(starts, np.repeat(heads, counts)), whole
 
 
 def minute_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:

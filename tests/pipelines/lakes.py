@@ -96,7 +96,7 @@ def contents(bars: Mapping[Key, Bar]) -> dict[Key, Bar]:
 
 
 def revised(before: Mapping[Key, Bar], after: Mapping[Key, Bar]) -> set[Key]:
-    """The keys whose revision went up: by one, because their content changed. Nothing else of them differs."""
+    """The keys of bars that differ: their content changed, and their revision went up by one."""
     raised = {key for key in before.keys() & after.keys() if before[key] != after[key]}
     for key in raised:
         assert after[key]["revision"] == before[key]["revision"] + 1
@@ -150,7 +150,8 @@ def fail(run: Callable[[Any], int], *argv: str) -> Failed:
 
 
 def without_progress(said: str) -> list[str]:
-    return [line for line in said.splitlines() if not line.startswith(("bars of about", "loading about"))]
+    progress = ("bars of about", "loading about")
+    return [line for line in said.splitlines() if not line.startswith(progress)]
 
 
 def command(module: str, *argv: str) -> list[str]:
@@ -206,7 +207,12 @@ def minute_bars(
 ) -> dict[Key, Bar]:
     """The content of the bars of minutes of one price each."""
     rows = [
-        {"symbol": symbol, "ts": ts, **dict.fromkeys(("open", "high", "low", "close"), value), "volume": 100.0}
+        {
+            "symbol": symbol,
+            "ts": ts,
+            **dict.fromkeys(("open", "high", "low", "close"), value),
+            "volume": 100.0,
+        }
         for (symbol, ts), value in values.items()
     ]
     spec = BarSpec(parse_timeframes(timeframes), XNYS, intraday_anchor=IntradayAnchor(anchor))
@@ -361,14 +367,14 @@ class History:
 # A lake to begin with --------------------------------------------------------------------------------------
 
 #: 70 sessions; B is listed on the tenth and Z delisted on the fiftieth.
-DAYS_70 = sessions("2023-10-12", "2024-01-24")
+DAYS_70 = sessions("2023-10-12", "2024-01-23")
 ROWS = [
     *rows_of("A", DAYS_70, 10.0),
     *rows_of("B", DAYS_70[9:], 200.0),
     *rows_of("Z", DAYS_70[:50], 3000.0),
 ]
-#: The session after.
-NEXT = sessions("2024-01-25", "2024-03-28")
+#: The sessions after.
+NEXT = sessions("2024-01-24", "2024-03-27")
 
 
 @dataclass
@@ -399,6 +405,10 @@ class World:
         """Write a file of one symbol."""
         self.raw.put(f"symbol={rows[0].symbol}/{name}.parquet", with_counts(rows, False))
 
+    def put_all(self, name: str, rows: Sequence[Row]) -> None:
+        """Write a file of several symbols."""
+        self.raw.put(f"{name}.parquet", with_counts(rows, True))
+
     def land(self) -> None:
         Bronze(self.lake.uri).first(self.raw)
 
@@ -407,5 +417,3 @@ class World:
         lake = Silver(str(self.folder / name), ("--input", str(self.raw), "--price-basis", "raw"))
         lake.batch(*options)
         return lake
-
-

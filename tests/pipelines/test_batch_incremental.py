@@ -18,7 +18,7 @@ from fibflow.tests.pipelines.lakes import (
     holds,
     revised,
 )
-from fibflow.tests.pipelines.raws import Bronze, Raw, rows_of
+from fibflow.tests.pipelines.raws import Bronze, rows_of
 
 NAMES = "3d,5d,13d,34d"
 ANCHORS = ("exchange", "listing", "rows")
@@ -79,7 +79,7 @@ def test_a_file_with_rows_that_are_known_is_no_new_data(world, capsys):
 
 def test_a_new_session_changes_only_the_windows_that_hold_it(world):
     new = [*rows_of("A", NEXT[:1], 80.0), *rows_of("B", NEXT[:1], 250.0)]
-    world.raw.put("day.parquet", new)
+    world.put_all("day", new)
     world.land()
     ended = {name: world.lake.paths(name, complete=True) for name in NAMES.split(",")}
     still_open = {name: world.lake.paths(name, complete=False) for name in NAMES.split(",")}
@@ -89,27 +89,30 @@ def test_a_new_session_changes_only_the_windows_that_hold_it(world):
     assert revised(before, now) == touched & before.keys()
     assert not before.keys() - now.keys()
     assert contents(now) == daily_bars([*ROWS, *new], NAMES)
-    # No window ended: files of ended bars stay; Z's window of 34 sessions is still open too.
-    assert {name: world.lake.paths(name, complete=True) for name in ended} == ended
-    assert not still_open["34d"] & world.lake.paths("34d")
+    # No window ended: only the one file of open bars is another.
+    assert not any(now[key]["complete"] for key in touched)
+    for name in NAMES.split(","):
+        assert world.lake.paths(name, complete=True) == ended[name]
+        assert len(world.lake.paths(name, complete=False)) == 1
+        assert not world.lake.paths(name, complete=False) & still_open[name]
 
 
 def test_windows_that_end_go_to_a_small_file_beside_the_others(world, monkeypatch):
     monkeypatch.setattr(merge, "TAIL_ROWS", 10)
     ended = world.lake.paths("3d", complete=True)
     for number, day in enumerate(NEXT[:4]):
-        world.raw.put(f"day-{number}.parquet", rows_of("A", [day], 80.0 + number))
+        world.put_all(f"day-{number}", rows_of("A", [day], 80.0 + number))
         world.land()
         world.lake.batch("--timeframes", NAMES)
     assert ended < world.lake.paths("3d", complete=True)
     # What ended later shares one file.
     assert len(world.lake.paths("3d", complete=True)) == len(ended) + 1
-    assert len(world.lake.paths("3d", complete=False)) == 1
+    assert len(world.lake.paths("5d", complete=False)) == 1
 
 
 def test_small_files_of_ended_windows_are_merged(world):
     for number, day in enumerate(NEXT[:7]):
-        world.raw.put(f"day-{number}.parquet", rows_of("A", [day], 80.0 + number))
+        world.put_all(f"day-{number}", rows_of("A", [day], 80.0 + number))
         world.land()
         world.lake.batch("--timeframes", NAMES)
     assert len(world.lake.paths("3d", complete=True)) == 1
@@ -126,7 +129,9 @@ def test_a_corrected_row_changes_exactly_its_windows(anchor, world):
     before = lake.bars()
     lake.batch(*options)
     now = lake.bars()
-    assert revised(before, now) == {key for key, bar in now.items() if key[0] == "B" and holds(bar, old[17].day)}
+    assert revised(before, now) == {
+        key for key, bar in now.items() if key[0] == "B" and holds(bar, old[17].day)
+    }
     assert len(revised(before, now)) == 4
     assert now.keys() == before.keys()
 
@@ -157,20 +162,24 @@ def test_a_backfill_under_the_anchor_listing_moves_the_symbols_windows(world):
     world.put(earlier, "backfill")
     # And a session in the same run, whose window no other row of the symbol tells where it begins.
     session = [*rows_of("A", NEXT[:1], 80.0), *rows_of("B", NEXT[:1], 250.0)]
-    world.raw.put("day.parquet", session)
+    world.put_all("day", session)
     world.land()
     before = lake.bars()
     lake.batch(*options)
     now = lake.bars()
     assert contents(now) == daily_bars([*ROWS, *earlier, *session], "5d", "listing")
     assert {key[0] for key in before.keys() - now.keys()} == {"B"}
-    assert revised(before, now) == {key for key, bar in before.items() if key[0] == "A" and holds(bar, NEXT[0])}
+    assert revised(before, now) == {
+        key for key, bar in before.items() if key[0] == "A" and holds(bar, NEXT[0])
+    }
 
 
 def test_corrections_of_more_symbols_than_are_looked_at_one_by_one(world, monkeypatch):
     monkeypatch.setattr("fibflow.pipelines.changes.MOST_SINGLE", 1)
     for anchor in ANCHORS:
-        lake = Silver(str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor))
+        lake = Silver(
+            str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor)
+        )
         lake.batch("--timeframes", NAMES)
     rows = [row._replace(value=row.value + 5) if row.day == DAYS_70[40] else row for row in ROWS]
     new = rows_of("N", DAYS_70[45:], 5.0)
@@ -179,12 +188,14 @@ def test_corrections_of_more_symbols_than_are_looked_at_one_by_one(world, monkey
     world.put(new)
     world.land()
     for anchor in ANCHORS:
-        lake = Silver(str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor))
+        lake = Silver(
+            str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor)
+        )
         before = lake.bars()
         lake.batch("--timeframes", NAMES)
         now = lake.bars()
         assert contents(now) == daily_bars([*rows, *new], NAMES, anchor)
-        assert {key for key in revised(before, now)} == {
+        assert revised(before, now) == {
             key for key, bar in before.items() if bar != now[key] and holds(bar, DAYS_70[40])
         }
 
@@ -207,7 +218,7 @@ def test_rows_after_the_as_of_time_are_no_new_data(world, capsys):
     lake = Silver(str(world.folder / "early"), ("--input", f"{world.lake.uri}/bronze.daily"))
     early = ("--timeframes", NAMES, "--as-of", str(DAYS_70[-1]))
     lake.batch(*early)
-    world.raw.put("day.parquet", rows_of("A", NEXT[:1], 80.0))
+    world.put_all("day", rows_of("A", NEXT[:1], 80.0))
     world.land()
     version = lake.version
     lake.batch(*early)
@@ -218,20 +229,18 @@ def test_rows_after_the_as_of_time_are_no_new_data(world, capsys):
 def test_complete_windows_only_in_steps(world):
     options = ("--timeframes", NAMES, "--complete-only")
     for anchor in ANCHORS:
-        lake = Silver(str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor))
+        lake = Silver(
+            str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor)
+        )
         lake.batch(*options)
     new = [*rows_of("A", NEXT, 80.0), *rows_of("B", NEXT[5:], 250.0)]
-    raw = Raw(world.folder / "more", world.raw.clock)
-    raw.put("more.parquet", new)
-    Bronze(world.lake.uri).load(raw)
-    table = Bronze(world.lake.uri).table()
-    assert table.snapshot().rows == len(ROWS) + len(new)
+    world.put_all("more", new)
+    world.land()
     for anchor in ANCHORS:
-        lake = Silver(str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor))
+        lake = Silver(
+            str(world.folder / anchor), ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor)
+        )
         lake.batch(*options)
         bars = lake.content()
         assert all(bar["complete"] and bar["final"] for bar in bars.values())
-        assert {key: [bar[n] for n in ("open", "close", "volume", "sessions")] for key, bar in bars.items()} == {
-            key: [bar[n] for n in ("open", "close", "volume", "sessions")]
-            for key, bar in daily_bars([*ROWS, *new], NAMES, anchor, complete_only=True).items()
-        }
+        assert bars == daily_bars([*ROWS, *new], NAMES, anchor, complete_only=True)
