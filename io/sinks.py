@@ -39,7 +39,8 @@ def write_bars(
 ) -> Iterator[DataFile]:
     """Write bars of one timeframe, sorted by symbol and ts, a file a period.
 
-    Bars of other calls with the same ``run`` and ``label`` must begin with another symbol or on another day.
+    Bars of other calls with the same ``run`` and ``label`` must be of other symbols, or intraday bars of other
+    sessions.
     """
     name = bars["timeframe"][0].as_py()
     ts = bars["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
@@ -56,7 +57,8 @@ def write_bars(
         first = quote(part["symbol"][0].as_py(), safe="")
         if found != tables.ALL_TIME:
             # A unit of minutes is a month: a longer period gets files of several.
-            first += f"-{np.datetime64(_ints(part['ts'])[0], 'us').astype('datetime64[D]')}"
+            begin = np.datetime_as_string(_ints(part["ts"])[:1].astype("datetime64[us]"), unit="m")[0]
+            first += f"-{begin.replace(':', '')}"
         yield writer.write(part, {"timeframe": name, "period": found}, f"{run}-{label}{first}")
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import sinks, tables
@@ -31,9 +30,10 @@ from fibflow.io.ledger import (
 )
 from fibflow.io.manifest import Manifest
 from fibflow.io.rows import RawRows
-from fibflow.io.snapshot import Snapshot, read_files
+from fibflow.io.snapshot import Snapshot
 from fibflow.io.storage import Storage
 from fibflow.pipelines import cli
+from fibflow.pipelines.deadletters import commit_dead_letters
 from fibflow.pipelines.draft import Draft
 from fibflow.pipelines.facts import snapshot_of
 from fibflow.pipelines.plan import plan_raw
@@ -294,22 +294,3 @@ def _scope(request: Request, files: Sequence[RawFile], draft: Draft) -> Scope:
     named = request.symbols is not None or all(file.symbol is not None for file in files)
     few = tuple(sorted(symbols)) if named and len(symbols) <= _FEW_SYMBOLS else None
     return Scope(symbols=few, start=draft.sessions[0], end=draft.sessions[-1])
-
-
-def commit_dead_letters(lake: Lake, manifest: Manifest, staging: Storage, run: str) -> None:
-    """Commit the refused rows, once: a load that is made again refuses the same ones."""
-    files = manifest.of_table(tables.DEAD_LETTERS.name)
-    if not files:
-        return
-    table = lake.table(tables.DEAD_LETTERS)
-    rows, _ = read_files(staging.child(tables.DEAD_LETTERS.name), tables.DEAD_LETTERS, files)
-    order = ("symbol", "ts", "reason", "origin", "open", "high", "low", "close", "volume")
-    rows = rows.sort_by([(name, "ascending") for name in order])
-    name = sinks.content_name(rows)
-    snapshot = snapshot_of(table)
-    if any(path.startswith(name) for path in snapshot.paths):
-        return
-    at = rows.schema.get_field_index("run")
-    rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(run), len(rows)))
-    file = table.writer().write(rows, {}, f"{name}-{run}")
-    table.commit([file], base_version=snapshot.version, scope=Scope(symbols=()), run=run)

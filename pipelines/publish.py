@@ -16,6 +16,7 @@ from fibflow.io.manifest import Manifest
 from fibflow.io.merge import Region, flags, instants, merge_timeframe, writer_of
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage
+from fibflow.pipelines.deadletters import commit_dead_letters
 from fibflow.pipelines.facts import last_end, properties_of, snapshot_of
 from fibflow.pipelines.request import Request, Summary
 from fibflow.transforms.bars import BarSpec
@@ -25,7 +26,6 @@ from fibflow.transforms.timeframe import Anchor, Timeframe
 
 _ATTEMPTS = 5
 _CHANGES = ("new", "revised", "withdrawn", "unchanged")
-_DEAD_LETTER_ORDER = ("symbol", "ts", "reason", "origin", "open", "high", "low", "close", "volume")
 
 Bars = dict[Timeframe, pa.Table]
 
@@ -68,7 +68,7 @@ class Publisher:
             for label, mask in (("ended-", complete), ("open-", ~complete)):
                 if mask.any():
                     add += write(bars.filter(pa.array(mask)), label)
-        self.dead_letters(manifest, staging)
+        commit_dead_letters(self.lake, manifest, staging, self.request.run)
 
         def plan(snapshot: Snapshot) -> tuple[list[DataFile], list[DataFile]]:
             names = [timeframe.name for timeframe in spec.timeframes]
@@ -93,7 +93,7 @@ class Publisher:
 
         Where another run landed meanwhile with other symbols, merge again.
         """
-        self.dead_letters(manifest, staging)
+        commit_dead_letters(self.lake, manifest, staging, self.request.run)
         changes: Counter[str] = Counter()
         attempts = iter(range(_ATTEMPTS))
 
@@ -144,23 +144,6 @@ class Publisher:
             else:
                 self.summary.files += len(add)
                 return
-
-    def dead_letters(self, manifest: Manifest, staging: Storage) -> None:
-        """Commit the refused rows, once: a run that is made again refuses the same ones."""
-        files = manifest.of_table(tables.DEAD_LETTERS.name)
-        if not files:
-            return
-        table = self.lake.table(tables.DEAD_LETTERS)
-        rows, _ = read_files(staging.child(tables.DEAD_LETTERS.name), tables.DEAD_LETTERS, files)
-        rows = rows.sort_by([(name, "ascending") for name in _DEAD_LETTER_ORDER])
-        name = sinks.content_name(rows)
-        at = rows.schema.get_field_index("run")
-        rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(self.request.run), len(rows)))
-        snapshot = snapshot_of(table)
-        if not any(path.startswith(name) for path in snapshot.paths):
-            file = table.writer().write(rows, {}, f"{name}-{self.request.run}")
-            nothing = Scope(symbols=())
-            table.commit([file], base_version=snapshot.version, scope=nothing, run=self.request.run)
 
 
 def read_staged(storage: Storage, files: Sequence[DataFile]) -> dict[str, pa.Table]:

@@ -160,7 +160,7 @@ def test_start_and_end_and_symbols(values, raw, bronze, tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_many_small_units_of_narrow_and_wide_files(workers, values, raw, bronze, tmp_path, monkeypatch):
-    """A session's minutes of a symbol lie in a file of its own and in one of all symbols; a year's bars in one partition."""
+    """A session's minutes of a symbol lie in a file of its own and in one of all symbols."""
     monkeypatch.setattr(job, "plan_raw", partial(plan_raw, unit_rows=50))
     monkeypatch.setattr(job, "plan_bronze", partial(plan_bronze, unit_rows=50))
     places = list(values)
