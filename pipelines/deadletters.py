@@ -15,7 +15,7 @@ _ORDER = ("symbol", "ts", "reason", "origin", "open", "high", "low", "close", "v
 
 
 def commit_dead_letters(lake: Lake, manifest: Manifest, staging: Storage, run: str) -> None:
-    """Commit the rows that a pipeline refused. A run that is made again refuses the same ones, and adds none."""
+    """Commit the rows that a pipeline refused; a run that is made again adds none."""
     files = manifest.of_table(tables.DEAD_LETTERS.name)
     if not files:
         return

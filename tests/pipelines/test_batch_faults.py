@@ -1,0 +1,474 @@
+"""Runs that go wrong: what they say, what they leave, and how the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fibflow.io import maintenance, tables
+from fibflow.io.failpoints import VARIABLE
+from fibflow.io.lake import Scope
+from fibflow.pipelines import publish
+from fibflow.tests.pipelines.lakes import (
+    DAYS_70,
+    NEXT,
+    ROWS,
+    Silver,
+    World,
+    command,
+    daily_bars,
+    files_in,
+    without_progress,
+)
+from fibflow.tests.pipelines.raws import FAST, Bronze, Raw, rows_of, table_of
+
+NAMES = "3d,34d"
+ASKED = ("--timeframes", NAMES)
+#: At how many random moments a run is killed.
+KILLS = int(os.environ.get("FIBFLOW_KILLS", "6"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return World.make(tmp_path_factory.mktemp("base"), *ASKED)
+
+
+@pytest.fixture
+def world(base, tmp_path):
+    return base.copy(tmp_path)
+
+
+# Errors ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """A run that fails: its exit code, a part of its one line, and what is done to the raw folder before."""
+
+    name: str
+    code: int
+    says: str
+    options: tuple[str, ...]
+    spoil: object = field(default=lambda raw: None)
+
+
+def corrupt(raw):
+    raw.text("symbol=A/data.parquet", "PAR1 this is no Parquet PAR1")
+
+
+def cut(raw):
+    path = raw.base / "symbol=A" / "data.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(raw):
+    shutil.rmtree(raw.base)
+    raw.base.mkdir()
+
+
+def gone(raw):
+    shutil.rmtree(raw.base)
+
+
+def without_close(raw):
+    raw.put("symbol=B/data.parquet", table_of(rows_of("B", DAYS_70), False, close=None))
+
+
+def texts(raw):
+    raw.put("symbol=B/data.parquet", table_of(rows_of("B", DAYS_70), False, open=[["x"]] * len(DAYS_70)))
+
+
+def other_symbol(raw):
+    raw.put("symbol=B/data.parquet", table_of(rows_of("C", DAYS_70)))
+
+
+def intervals(raw):
+    raw.put("symbol=B/data.parquet", table_of(rows_of("B", DAYS_70), False, interval=["1h"] * len(DAYS_70)))
+
+
+RAW = ("--input", "RAW", "--price-basis", "raw")
+FILES = [
+    Case("corrupt Parquet", 1, "data.parquet: cannot be read as Parquet", RAW, corrupt),
+    Case("Parquet that was cut", 1, "data.parquet: cannot be read as Parquet", RAW, cut),
+    Case("an empty folder", 1, "no .parquet, .csv or .csv.gz file is in it", RAW, empty),
+    Case("no folder", 1, "there is no such folder", RAW, gone),
+    Case("a missing column", 1, "no column for close", RAW, without_close),
+    Case("a column of another type", 1, "the column for open has the type list", RAW, texts),
+    Case(
+        "a symbol that contradicts its folder", 1, "the path says symbol B, its rows say C", RAW, other_symbol
+    ),
+    Case("another interval", 1, "1h", RAW, intervals),
+    Case("no symbol of those asked for", 1, "no file holds a symbol of --symbols", (*RAW, "--symbols", "Y")),
+    Case("an undeclared price basis", 2, "--price-basis raw or", ("--input", "RAW")),
+    Case("an unknown calendar", 2, "unknown calendar 'NOPE'", (*RAW, "--calendar", "NOPE")),
+    Case(
+        "an as-of date before the calendar",
+        2,
+        "--as-of 1850-01-01 is before",
+        (*RAW, "--as-of", "1850-01-01"),
+    ),
+    Case("no bronze table", 1, "there is no such table", ()),
+    Case("an unknown timeframe", 2, "unknown timeframe '7x'", ("--timeframes", "7x")),
+    Case("a timeframe that divides no day", 2, "does not divide a day", ("--timeframes", "7h")),
+    Case("no timeframe", 2, "no timeframe given", ("--timeframes", ",")),
+    Case("a start after the end", 2, "is not before", ("--start", "2024-02-01", "--end", "2024-01-01")),
+    Case("a date that is none", 2, "'soon' is no date: write YYYY-MM-DD", ("--start", "soon")),
+    Case("an unknown runner", 2, "argument --runner: invalid choice: 'spark'", ("--runner", "spark")),
+    Case("an unknown anchor", 2, "argument --anchor: invalid choice: 'moon'", ("--anchor", "moon")),
+    Case("an unknown option", 2, "unknown option --time-frames", (*RAW, "--time-frames=5d")),
+    Case("a shortened option", 2, "unknown option --symbol", (*RAW, "--symbol=A")),
+    Case("no symbols", 2, "--symbols names no symbol", ("--symbols", "")),
+    Case("no worker", 2, "--workers is 0: give 1 or more", ("--workers", "0")),
+    Case("days and minutes from one input", 2, "--input names one source", (*RAW, "--timeframes", "5d,5m")),
+]
+
+
+@pytest.mark.parametrize("case", FILES, ids=[case.name for case in FILES])
+def test_a_failed_run_says_one_line_and_makes_no_table(case, base, tmp_path):
+    raw = Raw(tmp_path / "raw", base.raw.clock)
+    shutil.copytree(base.raw.base, raw.base)
+    case.spoil(raw)
+    lake = Silver(str(tmp_path / "lake"))
+    failed = lake.fail(*ASKED, *(str(raw) if option == "RAW" else option for option in case.options))
+    assert failed.code == case.code
+    (line,) = failed.lines
+    assert case.says in line
+    assert not lake.table.exists
+
+
+OTHERS = [
+    Case(
+        "another anchor",
+        1,
+        "was made with anchor=exchange; this run asks for anchor=rows",
+        ("--anchor", "rows"),
+    ),
+    Case("another calendar than bronze's", 2, "was landed with calendar XNYS", ("--calendar", "XLON")),
+    Case("another basis than bronze's", 2, "holds raw prices", ("--price-basis", "split-adjusted")),
+    Case(
+        "another calendar", 1, "made with calendar=XNYS", (*RAW, "--timeframes", "5d", "--calendar", "XLON")
+    ),
+    Case(
+        "another price basis",
+        1,
+        "made with price_basis=raw; this run asks for price_basis=split-adjusted",
+        ("--input", "RAW", "--timeframes", "5d", "--price-basis", "split-adjusted"),
+    ),
+    Case(
+        "another price basis for some symbols",
+        1,
+        "price_basis=split-adjusted",
+        ("--input", "RAW", "--price-basis", "split-adjusted", "--full-refresh", "--symbols", "A"),
+    ),
+    Case("a raw folder over what is there", 2, "--full-refresh replaces them", RAW),
+    Case("an as-of time that goes back", 2, "is as of 2024-01-23", ("--as-of", "2023-12-01")),
+    Case("corrupt Parquet", 1, "cannot be read as Parquet", (*RAW, "--full-refresh"), corrupt),
+    Case("corrupt Parquet of one symbol", 1, "cannot be read as Parquet", (*RAW, "--symbols", "A"), corrupt),
+]
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=[case.name for case in OTHERS])
+def test_a_failed_run_leaves_the_table_as_it_was(case, world):
+    case.spoil(world.raw)
+    before, version = world.lake.bars(), world.lake.version
+    failed = world.lake.fail(
+        *ASKED, *(str(world.raw) if option == "RAW" else option for option in case.options)
+    )
+    assert failed.code == case.code
+    (line,) = failed.lines
+    assert case.says in line
+    assert world.lake.version == version
+    assert world.lake.bars() == before
+
+
+def test_a_table_of_another_release_is_refused(world):
+    """Its columns are others; what another tool wrote is not overwritten."""
+    log = Path(world.lake.table.storage.base) / "_delta_log" / f"{0:020}.json"
+    log.write_text(log.read_text().replace("trade_count", "trades_count"))
+    failed = world.lake.fail(*ASKED, "--full-refresh")
+    assert (failed.code, len(failed.lines)) == (1, 1)
+    assert "has other columns" in failed.lines[0]
+
+
+@pytest.mark.parametrize("name", ["bronze.daily", "silver.bars"])
+def test_a_data_file_that_is_gone(name, world):
+    for path in (Path(world.lake.uri) / name).rglob("*.parquet"):
+        path.unlink()
+    world.put_all("day", rows_of("A", NEXT[:1], 70.0))
+    Bronze(world.lake.uri).first(world.raw) if name == "silver.bars" else None
+    failed = world.lake.fail(*ASKED, *(["--full-refresh"] if name == "bronze.daily" else []))
+    assert (failed.code, len(failed.lines)) == (1, 1)
+    assert f"of {name}" in failed.lines[0]
+    assert world.lake.version == 0
+
+
+def test_in_a_process_of_its_own_with_several_workers(base, tmp_path):
+    raw = Raw(tmp_path / "raw")
+    corrupt(raw)
+    said = subprocess.run(
+        command("batch", *RAW[2:], "--input", str(raw), "--lake", str(tmp_path / "lake"), "--workers", "2"),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert said.returncode == 1
+    assert said.stdout == ""
+    (line,) = without_progress(said.stderr)
+    assert line.startswith("batch: ")
+    assert line.endswith("replace it, or move it away")
+    assert not list(tmp_path.glob("fibflow-*"))
+
+
+# Kills -----------------------------------------------------------------------------------------------------
+
+
+class Killable:
+    """A lake whose next run has something to do, and what it holds before and after that run."""
+
+    def __init__(self, world):
+        new = [*rows_of("A", NEXT[:3], 70.0), *rows_of("B", NEXT[:2], 270.0)]
+        old = [row for row in ROWS if row.symbol == "A"]
+        corrected = [*old[:20], old[20]._replace(value=66.0), *old[21:]]
+        world.put_all("days", new)
+        world.put(corrected)
+        world.land()
+        self.world = world
+        self.before = daily_bars(ROWS, NAMES)
+        self.after = daily_bars([*corrected, *ROWS[len(old) :], *new], NAMES)
+
+    def start(self, folder, lake, *options, **env):
+        """Begin a run in a process of its own, whose temporary files are in ``folder``."""
+        folder.mkdir()
+        return subprocess.Popen(
+            command("batch", "--lake", lake.uri, *FAST, *ASKED, *options),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(folder)} | env,
+        )
+
+    def check(self, lake):
+        """What a killed run left is one of the two; the next run completes it, and vacuum takes what is orphaned."""
+        found = lake.content()
+        assert found in (self.before, self.after)
+        lake.batch(*ASKED)
+        assert lake.content() == self.after
+        assert not [name for name in files_in(lake.uri) if "lock" in name]
+        later = datetime.now(UTC) + timedelta(days=1)
+        maintenance.vacuum(lake.table, later, retention_hours=0, dry_run=False)
+        on_disk = {name for name in files_in(lake.table.storage.base) if name.endswith(".parquet")}
+        assert {name for name in on_disk if "_delta_log" not in name} == lake.table.snapshot().paths
+        assert lake.content() == self.after
+        return found == self.after
+
+
+@pytest.fixture(scope="module")
+def killable(base, tmp_path_factory):
+    return Killable(base.copy(tmp_path_factory.mktemp("killable")))
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "landed"), [("after-files", False), ("before-commit", False), ("after-commit", True)]
+)
+def test_a_run_that_is_killed_at_a_named_point(failpoint, landed, killable, tmp_path):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    process = killable.start(tmp_path / "temporary", lake, **{VARIABLE: failpoint})
+    assert process.wait() == -signal.SIGKILL
+    assert killable.check(lake) == landed
+
+
+def test_a_first_run_that_is_killed_leaves_no_table(killable, tmp_path):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    shutil.rmtree(lake.table.storage.base)
+    process = killable.start(tmp_path / "temporary", lake, **{VARIABLE: "after-files"})
+    assert process.wait() == -signal.SIGKILL
+    assert not lake.table.exists
+    assert list(Path(lake.table.storage.base).rglob("*.parquet"))
+    lake.batch(*ASKED)
+    assert lake.content() == killable.after
+    assert lake.version == 0
+
+
+def test_a_raw_run_that_is_killed_refuses_the_same_rows_once(base, tmp_path):
+    raw = Raw(tmp_path / "raw")
+    raw.put("symbol=A/data.parquet", [row._replace(value=-1.0) for row in ROWS[:3]] + ROWS[3:60])
+    lake = Silver(str(tmp_path / "lake"))
+    options = ("--input", str(raw), "--price-basis", "raw", *ASKED)
+    # The first commit is that of the refused rows.
+    for number, failpoint in enumerate(("before-commit", "after-commit", "before-commit:2")):
+        (tmp_path / str(number)).mkdir()
+        process = subprocess.run(
+            command("batch", "--lake", lake.uri, *FAST, *options),
+            capture_output=True,
+            check=False,
+            env=os.environ | {"TMPDIR": str(tmp_path / str(number)), VARIABLE: failpoint},
+        )
+        assert process.returncode == -signal.SIGKILL
+        assert not lake.table.exists
+    lake.batch(*options)
+    assert len(Bronze(lake.uri).dead()) == 3
+
+
+def files_under(*folders):
+    return sum(len(names) for folder in folders for _, _, names in os.walk(folder))
+
+
+def test_runs_that_are_killed_at_random_moments(killable, tmp_path):
+    """A moment is when the run has made its n-th file, wherever."""
+    numbers = random.Random(20)
+    landed = []
+    for number in range(KILLS):
+        lake = killable.world.lake.copy(tmp_path / f"lake-{number}")
+        temporary = tmp_path / f"temporary-{number}"
+        held = files_under(lake.uri)
+        options = ["--full-refresh"] if number % 3 == 2 else []
+        process = killable.start(temporary, lake, *options)
+        moment = numbers.randrange(1, 16)
+        while process.poll() is None and files_under(temporary, lake.uri) < held + moment:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
+        process.kill()
+        process.wait()
+        landed.append(killable.check(lake))
+    assert len(landed) == KILLS
+
+
+# At once ---------------------------------------------------------------------------------------------------
+
+
+def meanwhile(monkeypatch, other):
+    """Let another run land when the first one has made its files."""
+    waiting = [other]
+
+    def now(name):
+        if name == "after-files" and waiting:
+            waiting.pop()()
+
+    monkeypatch.setattr(publish, "hit", now)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first runs", "later runs"])
+def test_runs_of_other_symbols_both_land(first, killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    if first:
+        shutil.rmtree(lake.table.storage.base)
+    meanwhile(monkeypatch, lambda: lake.batch(*ASKED, "--symbols", "B,Z"))
+    lake.batch(*ASKED, "--symbols", "A")
+    assert lake.content() == killable.after
+    assert not [name for name in files_in(lake.uri) if "lock" in name]
+
+
+def test_runs_of_other_timeframes_both_land(killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    meanwhile(monkeypatch, lambda: lake.batch("--timeframes", "34d"))
+    lake.batch("--timeframes", "3d")
+    assert lake.content() == killable.after
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first runs", "later runs"])
+@pytest.mark.parametrize("options", [(), ("--symbols", "A,B"), ("--full-refresh",)], ids=str)
+def test_of_runs_of_the_same_symbols_one_lands(first, options, killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    if first:
+        shutil.rmtree(lake.table.storage.base)
+    versions = []
+
+    def other():
+        lake.batch(*ASKED)
+        versions.append(lake.version)
+
+    meanwhile(monkeypatch, other)
+    failed = lake.fail(*ASKED, *options)
+    assert failed.code == 1
+    (line,) = failed.lines
+    assert "another run wrote silver.bars at the same time" in line
+    assert "run again" in line
+    assert [lake.version] == versions
+    assert lake.content() == killable.after
+    lake.batch(*ASKED, *options)
+    assert lake.content() == killable.after
+
+
+def test_a_run_that_began_with_older_data_does_not_land_over_newer(killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    newer = rows_of("B", NEXT[2:4], 400.0)
+
+    def other():
+        files = Raw(tmp_path / "more", killable.world.raw.clock)
+        files.put("more.parquet", newer)
+        Bronze(lake.uri).load(files)
+        lake.batch(*ASKED)
+
+    meanwhile(monkeypatch, other)
+    assert lake.fail(*ASKED).code == 1
+    held = lake.bars()
+    lake.batch(*ASKED)
+    assert lake.bars() == held
+
+
+def test_compaction_meanwhile_is_no_conflict(killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    lake.batch(*ASKED)
+    version = lake.version
+
+    def other():
+        maintenance.compact(lake.table, target_rows=10_000, run="compaction")
+        assert lake.version == version + 1
+
+    more = Raw(tmp_path / "more", killable.world.raw.clock)
+    old = [row for row in ROWS if row.symbol == "Z"]
+    more.put("symbol=Z/more.parquet", [old[3]._replace(value=4000.0)])
+    Bronze(lake.uri).load(more)
+    meanwhile(monkeypatch, other)
+    lake.batch(*ASKED)
+    changed = {key for key, bar in lake.content().items() if killable.after[key] != bar}
+    assert {key[:2] for key in changed} == {("Z", "3d"), ("Z", "34d")}
+    assert len(changed) == 2
+
+
+def test_two_processes_at_once(killable, tmp_path):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    processes = [
+        killable.start(tmp_path / f"temporary-{symbols}", lake, "--symbols", symbols)
+        for symbols in ("A", "B,Z")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert lake.content() == killable.after
+    assert not [name for name in files_in(lake.uri) if "lock" in name]
+    assert not [name for name in files_in(lake.uri) if name.endswith(".tmp")]
+
+
+def test_another_runs_properties_are_refused_too(killable, tmp_path, monkeypatch):
+    """A table that another run made meanwhile, with another anchor, is no table for these bars."""
+    lake = killable.world.lake.copy(tmp_path / "lake")
+    shutil.rmtree(lake.table.storage.base)
+    meanwhile(monkeypatch, lambda: lake.batch("--timeframes", "5d", "--anchor", "rows"))
+    failed = lake.fail(*ASKED)
+    assert (failed.code, len(failed.lines)) == (1, 1)
+    assert "anchor=rows; this run asks for anchor=exchange" in failed.lines[0]
+    assert {key[1] for key in lake.bars()} == {"5d"}
+
+
+def test_a_commit_of_another_kind_is_no_conflict(killable, tmp_path, monkeypatch):
+    lake = killable.world.lake.copy(tmp_path / "lake")
+
+    def other():
+        nothing = Scope(symbols=())
+        lake.table.commit(
+            base_version=lake.version, scope=nothing, run="note", properties={"fibflow.note": "x"}
+        )
+
+    meanwhile(monkeypatch, other)
+    lake.batch(*ASKED)
+    assert lake.content() == killable.after
+    assert lake.table.properties["fibflow.note"] == "x"
+    assert lake.table.properties[tables.ANCHOR] == "exchange"
