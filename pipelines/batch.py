@@ -15,7 +15,6 @@ without a bronze table.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -87,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
     )
     made.add_argument(
-        "--workers", type=int, help="how many bundles at a time (default: the machine's cores, at most 4)"
+        "--workers", type=int, help="how many bundles at a time (default: one more than the cores, at most 4)"
     )
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
     return made
@@ -143,7 +142,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             rewrite_calendar=args.rewrite_calendar,
             dry_run=args.dry_run,
             runner=args.runner,
-            workers=args.workers or min(4, os.cpu_count() or 1),
+            workers=args.workers or cli.default_workers(),
             beam_args=tuple(beam_args),
             staging=args.staging,
             run=cli.new_run_id(),

@@ -106,6 +106,11 @@ def _say(program: str, error: BaseException, code: int) -> int:
     return code
 
 
+def default_workers() -> int:
+    """Return how many bundles run at a time; while one thread waits for Python's lock, another computes."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 def cause_of(error: BaseException) -> BaseException:
     """Return the known error at the root of what a runner raised, or the error itself."""
     seen: BaseException | None = error
@@ -177,7 +182,8 @@ def progress(staging: Storage, units: int, what: str, console: Console | None = 
     finally:
         ended.set()
         watcher.join()
-        bar.stop()
+        if console.is_terminal:
+            bar.stop()
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]], console: Console | None = None) -> None:

@@ -13,7 +13,6 @@ that differ. Of rows with one key the winner is as ``docs/data-model.md`` says; 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -60,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
     )
     made.add_argument(
-        "--workers", type=int, help="bundles at a time (default: the machine's cores, at most 2)"
+        "--workers", type=int, help="bundles at a time (default: one more than the cores, at most 4)"
     )
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
     return made
@@ -97,7 +96,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         symbols=symbols or None,
         full_refresh=args.full_refresh,
         dry_run=args.dry_run,
-        options=beam_options(args.runner, args.workers or min(2, os.cpu_count() or 1), beam_flags),
+        options=beam_options(args.runner, args.workers or cli.default_workers(), beam_flags),
         local=args.runner == "direct",
         staging=args.staging,
         run=cli.new_run_id(),

@@ -34,7 +34,6 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
             (int32).
         time: ``session`` (a date) or ``ts`` (an instant on a whole minute).
     """
-    rows = rows.combine_chunks()
     symbols, codes = encode_symbols(rows["symbol"])
     rows = rows.set_column(
         rows.schema.get_field_index("symbol"),
@@ -50,6 +49,7 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
     patched = _patch(rows, key, int(falls[-1]) + 1, time)
     if patched is not None:
         return patched
+    rows = rows.combine_chunks()
     order = _sort(key, codes, len(symbols))
     lost = _losers(rows, key, order)
     if lost is None:

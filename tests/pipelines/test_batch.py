@@ -100,9 +100,7 @@ def test_the_table_remembers_how_it_was_made(world):
 
 @pytest.mark.parametrize("complete_only", [False, True])
 @pytest.mark.parametrize("anchor", ANCHORS)
-def test_the_number_of_units_and_workers_changes_no_bar(
-    anchor, complete_only, bronze, raw, monkeypatch
-):
+def test_the_number_of_units_and_workers_changes_no_bar(anchor, complete_only, bronze, raw, monkeypatch):
     """Each unit knows the newest session of its own symbols only: Z's last one is an old one."""
     monkeypatch.setattr(job, "plan_raw", partial(plan_raw, unit_rows=20))
     monkeypatch.setattr(job, "plan_bronze", partial(plan_bronze, unit_rows=20))
