@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from fibflow.io import tables
 from fibflow.io.datafiles import DataFile, DataFileWriter
-from fibflow.io.manifest import PROGRESS, Manifest, Tally, Wrote
+from fibflow.io.manifest import PROGRESS, Manifest, Tally, Told, Wrote
 from fibflow.io.storage import Storage
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.partials import as_arrow, encode_symbols
@@ -39,8 +39,8 @@ def write_bars(
 ) -> Iterator[DataFile]:
     """Write bars of one timeframe, sorted by symbol and ts, a file a period.
 
-    Bars of other calls with the same ``run`` and ``label`` must be of other symbols, or intraday bars of other
-    sessions.
+    Bars of other calls with the same ``run`` and ``label`` must be of other symbols, or intraday bars
+    of other sessions.
     """
     name = bars["timeframe"][0].as_py()
     ts = bars["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
@@ -164,7 +164,7 @@ class WriteManifest(beam.DoFn):
     def __init__(self, staging: Storage) -> None:
         self._staging = staging
 
-    def process(self, element: tuple[None, Iterable[Wrote | Tally]]) -> None:
+    def process(self, element: tuple[None, Iterable[Told]]) -> None:
         """Write it over one of the same run, if there is."""
         Manifest.of(element[1]).write(self._staging)
 

@@ -159,7 +159,7 @@ def bronze(tmp_path):
     """A table of daily rows in two files."""
     table = Lake(str(tmp_path / "lake")).table(tables.DAILY)
     rows = daily_rows({"A": ("2023-12-20", "2024-01-05"), "B": ("2023-12-29", "2024-01-03")})
-    years = rows["session"].cast(pa.string()).to_pylist()
+    years = [str(day) for day in rows["session"].to_pylist()]
     files = []
     for year in ("2023", "2024"):
         part = rows.filter(pa.array([day.startswith(year) for day in years]))
@@ -181,10 +181,10 @@ def test_bronze_rows_are_those_of_the_files(bronze):
     snapshot = bronze.snapshot()
     source = BronzeRows(bronze.storage, bronze.spec, "daily")
     validated = source.read(snapshot.select())
-    assert len(keys(validated)) == snapshot.rows == 15
+    assert len(keys(validated)) == snapshot.rows == 14
     assert validated.rows.schema.names == DAILY_ROWS.names
     assert len(validated.rejected) == 0
-    assert len(source.read(snapshot.select(where={"period": "2023"})).rows) < 15
+    assert len(source.read(snapshot.select(where={"period": "2023"})).rows) == 8
     assert source.origin(0) == bronze.storage.uri
 
 

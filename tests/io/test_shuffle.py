@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,7 @@ def table(symbols, chunks=(), dictionary=True):
     numbers = np.arange(len(symbols))
     kind = SYMBOL if dictionary else pa.string()
     cuts = [0, *sorted(chunks), len(symbols)]
-    parts = [pa.array(symbols[a:b], pa.string()) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [pa.array(symbols[a:b], pa.string()) for a, b in pairwise(cuts)]
     columns = [part.dictionary_encode().cast(SYMBOL) if dictionary else part for part in parts]
     return pa.table({"number": numbers, "symbol": pa.chunked_array(columns, kind), "half": numbers / 2})
 
@@ -110,8 +112,8 @@ def test_scatter_and_gather_give_each_range_its_rows_in_order(symbols, chunks, b
             (own,) = found[number]
             assert len(own) == part.rows
             # A range carries the symbols of its own part only.
-            carried = own["symbol"].chunk(0).dictionary.to_pylist()
-            assert carried == sorted({row[0] for row in wanted[number]})
+            chunk: Any = own["symbol"].chunk(0)
+            assert chunk.dictionary.to_pylist() == sorted({row[0] for row in wanted[number]})
             assert own.schema == rows.schema.set(1, pa.field("symbol", SYMBOL))
 
 

@@ -81,7 +81,8 @@ def test_a_changed_calendar_is_refused_until_its_windows_are_made_anew(anchor, l
     lake = lakes[anchor]
     before, version = lake.bars(), lake.version
     close(*CLOSED)
-    for options in ((), ("--symbols", "A"), ("--timeframes", "5d")):
+    few: tuple[tuple[str, ...], ...] = ((), ("--symbols", "A"), ("--timeframes", "5d"))
+    for options in few:
         failed = lake.fail(*options)
         assert failed.code == 2
         (line,) = failed.lines

@@ -197,16 +197,17 @@ def test_changed_rows_are_those_that_loads_since_then_changed(tmp_path):
     bronze.first(raw)
     snapshot = bronze.table().snapshot()
 
-    def since(version):
-        return changed_rows(bronze.table(), snapshot, XNYS, version)
+    def since(version, snapshot=snapshot):
+        found = changed_rows(bronze.table(), snapshot, XNYS, version)
+        assert found is not None
+        return found
 
     assert since(snapshot.version).first == {}
     assert since(second).first == {"B": FIRST + 30}
     assert since(second).positions == list(range(FIRST + 30, FIRST + 40))
     assert since(first).first == {"A": FIRST + 7, "B": FIRST + 30}
     assert FIRST + 7 in since(first).positions
-    older = bronze.table().snapshot(second)
-    assert changed_rows(bronze.table(), older, XNYS, first).first == {"A": FIRST + 7}
+    assert since(first, bronze.table().snapshot(second)).first == {"A": FIRST + 7}
     assert rows_between(snapshot, XNYS, FIRST + 35, FIRST + 45).first == {"A": FIRST + 35, "B": FIRST + 35}
     assert rows_between(snapshot, XNYS, FIRST + 45, FIRST + 80).positions == list(
         range(FIRST + 45, FIRST + 50)
@@ -221,10 +222,10 @@ def test_what_no_load_did_can_only_be_answered_by_a_full_run(tmp_path):
     table = bronze.table()
     version = table.version
     table.commit(base_version=version, scope=Scope(), run="x", operation="OPTIMIZE", data_change=False)
-    assert changed_rows(table, table.snapshot(), XNYS, version).first == {}
+    assert changed_rows(table, table.snapshot(), XNYS, version) == of({})
     table.commit(base_version=version + 1, scope=Scope(), run="y")
     assert changed_rows(table, table.snapshot(), XNYS, version) is None
-    assert changed_rows(table, table.snapshot(), XNYS, version + 2).first == {}
+    assert changed_rows(table, table.snapshot(), XNYS, version + 2) == of({})
 
 
 def test_changed_minutes(tmp_path):
@@ -236,6 +237,7 @@ def test_changed_minutes(tmp_path):
     raw.put("b.parquet", table_of({("A", later): 5.0, ("B", later): 6.0}))
     bronze.first(raw, "--kind", "minutes")
     found = changed_rows(bronze.table(), bronze.table().snapshot(), XNYS, bronze.table().version - 1)
+    assert found is not None
     assert found.first == {"A": FIRST + 3, "B": FIRST + 3}
     assert found.positions == [FIRST + 3]
     assert rows_between(bronze.table().snapshot(), XNYS, FIRST, FIRST + 1).first == {"A": FIRST}
