@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
     )
     made.add_argument(
-        "--workers", type=int, help="how many bundles at a time (default: one more than the cores, at most 4)"
+        "--workers", type=int, help="how many bundles at a time (default: one a core, at most 4)"
     )
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
     return made

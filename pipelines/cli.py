@@ -107,8 +107,8 @@ def _say(program: str, error: BaseException, code: int) -> int:
 
 
 def default_workers() -> int:
-    """Return how many bundles run at a time; while one thread waits for Python's lock, another computes."""
-    return min(4, (os.cpu_count() or 1) + 1)
+    """Return how many bundles run at a time: one a core, up to four."""
+    return min(4, os.cpu_count() or 1)
 
 
 def cause_of(error: BaseException) -> BaseException:
