@@ -17,13 +17,14 @@ from fibflow.io.shuffle import Slice, gather, scatter
 from fibflow.io.sinks import mark_progress
 from fibflow.io.storage import Storage
 from fibflow.io.tables import ALL_TIME, MINUTES_PERIOD, split_by
+from fibflow.io.threads import InThreads
 from fibflow.transforms import coders
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.validation import Validated
 
 coders.register()
 
-ROWS = "rows"
+UNITS = "units"
 DEAD_LETTERS = "dead_letters"
 TALLIES = "tallies"
 
@@ -46,11 +47,14 @@ class _Scatter(beam.DoFn):
         mark_progress(self._staging, f"scatter-{number}")
 
 
-class _Gather(beam.DoFn):
+class Gather(beam.DoFn):
+    """Reads a unit, slices of spill files and items as they are; yields one table of whole symbols."""
+
     def __init__(self, source: RowSource, staging: Storage) -> None:
         self._source, self._staging = source, staging
 
     def process(self, element: tuple[tuple[str, int], Iterable[Any]]) -> Iterator[Any]:
+        """Read one unit."""
         (period, number), found = element
         parts = list(found)
         slices = [part for part in parts if isinstance(part, Slice)]
@@ -93,11 +97,12 @@ def _counts(validated: Validated) -> Iterator[pvalue.TaggedOutput]:
 
 
 @dataclass
-class ReadWholeSymbols(beam.PTransform):
-    """Read rows so that each element holds all rows of its symbols.
+class GroupSymbols(beam.PTransform):
+    """Bring together the references to all rows of each symbol.
 
-    Input: the root of a pipeline. Output: ``rows``, tables of validated rows, a symbol range each (of minutes
-    that were scattered: and a month each); ``dead_letters``, tables of refused rows; ``tallies``.
+    Input: the root of a pipeline. Output: ``units``, ((period, symbol range), references) for ``Gather``: the
+    period is all of time, or of minutes that were scattered a month; ``dead_letters``, tables of refused
+    rows; ``tallies``.
 
     Attributes:
         source: reads items.
@@ -106,6 +111,7 @@ class ReadWholeSymbols(beam.PTransform):
         scattered: groups of items that are not.
         bounds: of the ranges.
         staging: for spill files.
+        threads: how many groups are scattered at once.
     """
 
     source: RowSource
@@ -114,34 +120,23 @@ class ReadWholeSymbols(beam.PTransform):
     scattered: Sequence[list[Any]]
     bounds: Sequence[str]
     staging: Storage
+    threads: int = 1
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, root: pvalue.PBegin) -> dict[str, beam.PCollection]:
-        """Scatter what spans ranges, then gather each range by references."""
+        """Scatter what spans ranges, then group the references by range."""
+        scatter_rows = _Scatter(self.source, self.calendar, self.bounds, self.staging)
+        in_threads = beam.ParDo(InThreads([scatter_rows], self.threads))
         scattered = (
             root
             | "Files" >> beam.Create(list(enumerate(self.scattered)))
-            | "Scatter"
-            >> beam.ParDo(_Scatter(self.source, self.calendar, self.bounds, self.staging)).with_outputs(
-                DEAD_LETTERS, TALLIES, main="slices"
-            )
+            | "Scatter" >> in_threads.with_outputs(DEAD_LETTERS, TALLIES, main="slices")
         )
         coders.tables_of(scattered, DEAD_LETTERS)
         direct = root | "FilesOfRanges" >> beam.Create(
             [((ALL_TIME, number), items) for number, items in self.direct]
         )
-        gathered = (
-            (scattered["slices"], direct)
-            | beam.Flatten()
-            | "ByRange" >> beam.GroupByKey()
-            | "Gather"
-            >> beam.ParDo(_Gather(self.source, self.staging)).with_outputs(DEAD_LETTERS, TALLIES, main=ROWS)
-        )
-        coders.tables_of(gathered, ROWS, DEAD_LETTERS)
-        return {
-            ROWS: gathered[ROWS],
-            DEAD_LETTERS: (scattered[DEAD_LETTERS], gathered[DEAD_LETTERS]) | "DeadLetters" >> beam.Flatten(),
-            TALLIES: (scattered[TALLIES], gathered[TALLIES]) | "Tallies" >> beam.Flatten(),
-        }
+        units = (scattered["slices"], direct) | beam.Flatten() | "ByRange" >> beam.GroupByKey()
+        return {UNITS: units, DEAD_LETTERS: scattered[DEAD_LETTERS], TALLIES: scattered[TALLIES]}

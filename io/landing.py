@@ -27,6 +27,7 @@ from fibflow.io.shuffle import Slice, gather, range_of, scatter_groups
 from fibflow.io.sinks import mark_progress
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage
+from fibflow.io.threads import InThreads
 from fibflow.io.upsert import Origins, compare, patched, pieces, stored_form
 from fibflow.transforms import coders
 from fibflow.transforms.calendar import TradingCalendar
@@ -277,6 +278,7 @@ class LandFiles(beam.PTransform):
         chunks: the files' ranks, those that are read together.
         bounds: first symbol of each symbol range after the first, for what is grouped together.
         staging: for spill files.
+        threads: how many elements are worked on at once.
     """
 
     source: RawRows
@@ -284,6 +286,7 @@ class LandFiles(beam.PTransform):
     chunks: Sequence[list[int]]
     bounds: Sequence[str]
     staging: Storage
+    threads: int = 1
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -294,7 +297,8 @@ class LandFiles(beam.PTransform):
         read = (
             root
             | "Chunks" >> beam.Create(list(enumerate(self.chunks)))
-            | "Read" >> beam.ParDo(reader).with_outputs(TOLD, DEAD_LETTERS, main=_SLICES)
+            | "Read"
+            >> beam.ParDo(InThreads([reader], self.threads)).with_outputs(TOLD, DEAD_LETTERS, main=_SLICES)
         )
         landed = (
             read[_SLICES]
@@ -302,12 +306,14 @@ class LandFiles(beam.PTransform):
             | "Cut" >> beam.FlatMap(cut)
             | "Spread" >> beam.Reshuffle()
             | "Land"
-            >> beam.ParDo(_Land(self.target, self.staging)).with_outputs(_PATCHES, DEAD_LETTERS, main=TOLD)
+            >> beam.ParDo(InThreads([_Land(self.target, self.staging)], self.threads)).with_outputs(
+                _PATCHES, DEAD_LETTERS, main=TOLD
+            )
         )
         rewritten = (
             landed[_PATCHES]
             | "ByFile" >> beam.GroupByKey()
-            | "Rewrite" >> beam.ParDo(_Rewrite(self.target, self.staging))
+            | "Rewrite" >> beam.ParDo(InThreads([_Rewrite(self.target, self.staging)], self.threads))
         )
         return {
             TOLD: (read[TOLD], landed[TOLD], rewritten) | "Told" >> beam.Flatten(),

@@ -124,7 +124,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     from fibflow.pipelines.request import Request
 
     keep_freed_memory()
-
+    lake = Lake(args.lake, cli.aws_of(args, args.lake, args.input, args.staging))
+    jobs = []
     for part in parts:
         request = Request(
             timeframes=part,
@@ -148,8 +149,13 @@ def run(argv: Sequence[str] | None = None) -> int:
             run=cli.new_run_id(),
             year=datetime.now(UTC).year,
         )
-        aws = cli.aws_of(args, args.lake, args.input, args.staging)
-        summary = BatchJob(Lake(args.lake, aws), aws, request).run()
+        jobs.append(BatchJob(lake, lake.aws, request))
+    if len(jobs) > 1:
+        # Each is a commit of its own: none of them, where one would be refused.
+        for job in jobs:
+            job.check()
+    for job, part in zip(jobs, parts, strict=True):
+        summary = job.run()
         cli.print_table(f"batch {', '.join(t.name for t in part)}", summary.rows(time.monotonic() - began))
     return cli.OK
 

@@ -95,7 +95,7 @@ def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
     except (AwsError, InputError, LakeError, PropertyMismatch) as error:
         code = _say(program, error, FAILED)
     except KeyboardInterrupt:
-        code = _say(program, RuntimeError("interrupted: nothing was committed"), FAILED)
+        code = _say(program, RuntimeError("interrupted: run again"), FAILED)
     sys.stdout.flush()
     sys.exit(code)
 

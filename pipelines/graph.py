@@ -11,8 +11,9 @@ from fibflow.io import grouping, sinks
 from fibflow.io.manifest import Manifest
 from fibflow.io.rows import Origins
 from fibflow.io.storage import Storage
+from fibflow.io.threads import InThreads
 from fibflow.pipelines.plan import Plan
-from fibflow.transforms import aggregate
+from fibflow.transforms import aggregate, coders
 from fibflow.transforms.bars import BarSpec
 
 
@@ -32,25 +33,38 @@ class Destination:
     run: str
 
 
-def run_bars(plan: Plan, spec: BarSpec, to: Destination, options: PipelineOptions) -> Manifest:
-    """Run history to bars, and return what was written. Nothing is committed."""
+def run_bars(
+    plan: Plan, spec: BarSpec, to: Destination, options: PipelineOptions, threads: int = 1
+) -> Manifest:
+    """Run history to bars, and return what was written. Nothing is committed.
+
+    Args:
+        plan: what to read.
+        spec: what to make.
+        to: where files go.
+        options: Beam's.
+        threads: how many units of work run at once in a worker.
+    """
     with beam.Pipeline(options=options) as pipeline:
-        read = pipeline | "ReadWholeSymbols" >> grouping.ReadWholeSymbols(
-            plan.source, spec.calendar, plan.direct, plan.scattered, plan.bounds, to.staging
+        grouped = pipeline | "GroupSymbols" >> grouping.GroupSymbols(
+            plan.source, spec.calendar, plan.direct, plan.scattered, plan.bounds, to.staging, threads
         )
-        made = read[grouping.ROWS] | aggregate.AggregateBars(
-            spec, whole_symbols=True, origins=Origins(plan.source)
+        unit = [
+            grouping.Gather(plan.source, to.staging),
+            aggregate.MakeBars(spec, Origins(plan.source)),
+            sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run),
+        ]
+        made = grouped[grouping.UNITS] | "MakeBars" >> beam.ParDo(InThreads(unit, threads)).with_outputs(
+            grouping.DEAD_LETTERS, grouping.TALLIES, main="files"
         )
-        bars = made[aggregate.BARS] | "WriteBars" >> beam.ParDo(
-            sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run)
-        )
+        coders.tables_of(made, grouping.DEAD_LETTERS)
         refused = (
-            (read[grouping.DEAD_LETTERS], made[aggregate.DEAD_LETTERS])
+            (grouped[grouping.DEAD_LETTERS], made[grouping.DEAD_LETTERS])
             | "AllDeadLetters" >> beam.Flatten()
             | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(to.staging))
         )
         (
-            (bars, refused, read[grouping.TALLIES])
+            (made["files"], refused, grouped[grouping.TALLIES], made[grouping.TALLIES])
             | "Told" >> beam.Flatten()
             | "ToOne" >> beam.WithKeys(None)
             | "Together" >> beam.GroupByKey()

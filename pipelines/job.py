@@ -49,10 +49,20 @@ class BatchJob:
         self.bars = self.lake.table(tables.BARS)
         self.source_spec = tables.DAILY if self.request.kind == "daily" else tables.MINUTES
 
+    def check(self) -> None:
+        """Refuse what would be refused at the start of the run.
+
+        Raises:
+            UsageError, InputError, LakeError: as the run would.
+        """
+        bronze = self._bronze()
+        if bronze is not None:
+            self._open(bronze)
+
     def run(self) -> Summary:
         """Run the job and return what it did."""
         request = self.request
-        self.options = beam_options(request.runner, request.workers, request.beam_args)
+        self.options = beam_options(request.runner, request.beam_args)
         with cli.staging_place(
             request.staging, self.lake, request.runner == "direct", request.run
         ) as staging:
@@ -141,7 +151,8 @@ class BatchJob:
 
     # Bronze tables -----------------------------------------------------------------------------------------
 
-    def _run_bronze(self, bronze: LakeTable, staging: Storage) -> None:
+    def _open(self, bronze: LakeTable) -> _BronzeRun:
+        """Compare the request with the bronze table, and with the bars that are there."""
         request, name = self.request, bronze.spec.name
         snapshot = bronze.snapshot()
         basis = snapshot.properties.get(tables.PRICE_BASIS, "")
@@ -161,7 +172,11 @@ class BatchJob:
         facts.check_properties(self.bars, stored, request, calendar, basis)
         moved = facts.moved_years(stored, request, calendar)
         publisher = Publisher(self.lake, request, calendar, basis, stored, self.summary)
-        run = _BronzeRun(bronze, snapshot, calendar, as_of, moved, publisher)
+        return _BronzeRun(bronze, snapshot, calendar, as_of, moved, publisher)
+
+    def _run_bronze(self, bronze: LakeTable, staging: Storage) -> None:
+        request, run = self.request, self._open(bronze)
+        snapshot = run.snapshot
         marks = facts.Marks.read(self.bars, request, bronze)
         since = {t: None if request.full_refresh else mark for t, mark in marks.found.items()}
         done = False
@@ -178,7 +193,8 @@ class BatchJob:
                 bronze.storage, bronze.spec, request.kind, Filter.of(bronze.spec, request.symbols)
             )
             plan = plan_bronze(source, snapshot, snapshot.select(request.symbols))
-            self._make_all(plan, request.bar_spec(calendar, as_of, some), place, publisher, now)
+            spec = request.bar_spec(run.calendar, run.as_of, some)
+            self._make_all(plan, spec, place, run.publisher, now)
             done = True
         if not done:
             self._say("no new data: nothing to do")
@@ -274,7 +290,7 @@ class BatchJob:
         units = len(plan.scattered) + plan.units
         try:
             with cli.progress(to.staging, units, f"bars of about {plan.rows:,} rows"):
-                return run_bars(plan, spec, to, self.options)
+                return run_bars(plan, spec, to, self.options, self.request.workers)
         except Exception as error:
             known = failure(to.staging) or cli.cause_of(error)
             if known is error:

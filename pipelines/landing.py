@@ -59,6 +59,7 @@ class Request:
         full_refresh: land all files, in place of all that the table holds.
         dry_run: write nothing.
         options: Beam's.
+        threads: how many units of work run at once in a worker.
         local: workers see this machine's folders.
         staging: the place for temporary files; None for the default one.
         run: the run's id, unique.
@@ -73,6 +74,7 @@ class Request:
     full_refresh: bool
     dry_run: bool
     options: PipelineOptions
+    threads: int
     local: bool
     staging: str | None
     run: str
@@ -201,7 +203,7 @@ def _land(lake: Lake, request: Request) -> Report:
         known.stage(source.files, entries, changes.changed)
         landed = snapshot.version + 2
         target = Target(base, request.kind, calendar, known, landed, request.run, not request.dry_run)
-        manifest = _run(source, target, staging, request.options)
+        manifest = _run(source, target, staging, request)
         report.tallies.update(manifest.tallies)
         report.left_over = _left_over(base, changes.changed, manifest.tallies["superseded"])
         if request.dry_run:
@@ -237,16 +239,17 @@ def _file_counts(changes: Changes) -> dict[str, int]:
     }
 
 
-def _run(source: RawRows, target: Target, staging: Storage, options: PipelineOptions) -> Manifest:
+def _run(source: RawRows, target: Target, staging: Storage, request: Request) -> Manifest:
     """Run the pipeline and return what it wrote. Nothing is committed."""
     plan = plan_raw(source)
     chunks = [*(items for _, items in plan.direct), *plan.scattered]
     try:
         with (
             cli.progress(staging, len(chunks) + plan.units, f"loading about {plan.rows:,} rows"),
-            beam.Pipeline(options=options) as pipeline,
+            beam.Pipeline(options=request.options) as pipeline,
         ):
-            landed = pipeline | "LandFiles" >> LandFiles(source, target, chunks, plan.bounds, staging)
+            land = LandFiles(source, target, chunks, plan.bounds, staging, request.threads)
+            landed = pipeline | "LandFiles" >> land
             refused = landed[DEAD_LETTERS] | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(staging))
             (
                 (landed[TOLD], refused)

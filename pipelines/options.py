@@ -11,12 +11,11 @@ from fibflow.pipelines.cli import UsageError
 from fibflow.runners.profiles import profile
 
 
-def beam_options(runner: str, workers: int, flags: Sequence[str]) -> PipelineOptions:
+def beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
     """Return the options of a pipeline.
 
     Args:
         runner: one of ``KNOWN_RUNNERS``.
-        workers: how many bundles run at a time.
         flags: what our own parser did not know.
 
     Raises:
@@ -31,4 +30,4 @@ def beam_options(runner: str, workers: int, flags: Sequence[str]) -> PipelineOpt
         raise UsageError(f"Beam: {error}") from error
     if unknown:
         raise UsageError(f"unknown option {unknown[0]} (see --help)")
-    return PipelineOptions([*profile(runner, workers=workers).options, *flags])
+    return PipelineOptions([*profile(runner).options, *flags])

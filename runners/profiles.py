@@ -3,7 +3,6 @@
 Pure: a profile reads neither the environment nor the clock, and starts nothing.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -20,38 +19,28 @@ class RunnerProfile:
     options: tuple[str, ...]
 
 
-def _direct(workers: int | None) -> tuple[str, ...]:
+_PROFILES: dict[str, tuple[str, ...]] = {
     # Not Beam's DirectRunner: since 2.70 it tries Prism first, which is a binary that it downloads.
-    if workers is None or workers == 1:
-        return ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
-    return (
-        "--runner=FnApiRunner",
-        "--direct_running_mode=multi_threading",
-        f"--direct_num_workers={workers}",
-    )
-
-
-_PROFILES: dict[str, Callable[[int | None], tuple[str, ...]]] = {"direct": _direct}
+    # In memory: FnApiRunner's modes with several workers share buffers between bundles without a lock.
+    "direct": ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"),
+}
 
 KNOWN_RUNNERS: tuple[str, ...] = tuple(_PROFILES)
 """The names that `profile` takes."""
 
 
-def profile(name: str, *, workers: int | None = None) -> RunnerProfile:
+def profile(name: str) -> RunnerProfile:
     """Return the profile of one runner.
 
     Args:
         name: One of `KNOWN_RUNNERS`.
-        workers: How many workers run bundles at a time; None takes the runner's default (``direct``: 1).
 
     Returns:
         The runner's name and its Beam options.
 
     Raises:
-        ValueError: The name is unknown, or `workers` is below 1.
+        ValueError: The name is unknown.
     """
     if name not in _PROFILES:
         raise ValueError(f"unknown runner {name!r}: choose one of {', '.join(KNOWN_RUNNERS)}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}: give 1 or more")
-    return RunnerProfile(name=name, options=_PROFILES[name](workers))
+    return RunnerProfile(name=name, options=_PROFILES[name])

@@ -64,12 +64,15 @@ def aggregate(rows: pa.Table, spec: BarSpec, origins: Names = ("",)) -> tuple[li
 
 @beam.typehints.with_input_types(pa.Table)
 @beam.typehints.with_output_types(pa.Table)
-class _Aggregate(beam.DoFn):
+class MakeBars(beam.DoFn):
+    """Makes the bars of tables that hold whole symbols; ``DEAD_LETTERS`` are the duplicates that lost."""
+
     def __init__(self, spec: BarSpec, origins: Names) -> None:
         self._spec = spec
         self._origins = origins
 
     def process(self, element: pa.Table) -> Iterator[pa.Table | pvalue.TaggedOutput]:
+        """Yield a table of bars a timeframe."""
         bars, lost = aggregate(element, self._spec, self._origins)
         yield from bars
         if len(lost):
@@ -114,7 +117,7 @@ class AggregateBars(beam.PTransform):
                 | beam.GroupByKey()
                 | "Concat" >> beam.MapTuple(_concat).with_output_types(pa.Table)
             )
-        fold = beam.ParDo(_Aggregate(self.spec, self.origins))
+        fold = beam.ParDo(MakeBars(self.spec, self.origins))
         made = rows | "Fold" >> fold.with_outputs(DEAD_LETTERS, main=BARS)
         return coders.tables_of(made, BARS, DEAD_LETTERS)
 

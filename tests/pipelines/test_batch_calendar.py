@@ -225,4 +225,8 @@ def test_minutes_of_a_session_that_was_none_go(anchor, tmp_path, close):
     assert "changed in 2023, 2024" in failed.lines[0]
     lake.batch("--timeframes", "5m,1h", "--rewrite-calendar")
     assert len([key for key in lake.bars() if key[1] in ("5m", "1h")]) == 2
+    # The newest minute is of no session now: the run is as of the one before.
+    assert lake.table.app_version("as-of:bronze.minutes:1h") == (date(2024, 1, 22) - date(1970, 1, 1)).days
+    version = lake.version
     lake.batch()
+    assert lake.version == version

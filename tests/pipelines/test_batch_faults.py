@@ -17,7 +17,8 @@ import pytest
 from fibflow.io import maintenance, tables
 from fibflow.io.failpoints import VARIABLE
 from fibflow.io.lake import Scope
-from fibflow.pipelines import publish
+from fibflow.pipelines import job, publish
+from fibflow.pipelines.graph import run_bars
 from fibflow.tests.pipelines.lakes import (
     DAYS_70,
     NEXT,
@@ -346,23 +347,35 @@ def test_runs_that_are_killed_at_random_moments(killable, tmp_path):
 # At once ---------------------------------------------------------------------------------------------------
 
 
-def meanwhile(monkeypatch, other):
-    """Let another run land when the first one has made its files."""
+def meanwhile(monkeypatch, other, moment="files"):
+    """Let another run land when the first one has begun, or when it has made its files."""
     waiting = [other]
 
     def now(name):
         if name == "after-files" and waiting:
             waiting.pop()()
 
-    monkeypatch.setattr(publish, "hit", now)
+    def begin(*arguments):
+        if waiting:
+            waiting.pop()()
+        return run_bars(*arguments)
+
+    if moment == "files":
+        monkeypatch.setattr(publish, "hit", now)
+    else:
+        monkeypatch.setattr(job, "run_bars", begin)
 
 
+MOMENTS = pytest.mark.parametrize("moment", ["begun", "files"])
+
+
+@MOMENTS
 @pytest.mark.parametrize("first", [True, False], ids=["first runs", "later runs"])
-def test_runs_of_other_symbols_both_land(first, killable, tmp_path, monkeypatch):
+def test_runs_of_other_symbols_both_land(first, moment, killable, tmp_path, monkeypatch):
     lake = killable.world.lake.copy(tmp_path / "lake")
     if first:
         shutil.rmtree(lake.table.storage.base)
-    meanwhile(monkeypatch, lambda: lake.batch(*ASKED, "--symbols", "B,Z"))
+    meanwhile(monkeypatch, lambda: lake.batch(*ASKED, "--symbols", "B,Z"), moment)
     lake.batch(*ASKED, "--symbols", "A")
     assert lake.content() == killable.after
     assert not [name for name in files_in(lake.uri) if "lock" in name]
@@ -377,7 +390,8 @@ def test_runs_of_other_timeframes_both_land(killable, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("first", [True, False], ids=["first runs", "later runs"])
 @pytest.mark.parametrize("options", [(), ("--symbols", "A,B"), ("--full-refresh",)], ids=str)
-def test_of_runs_of_the_same_symbols_one_lands(first, options, killable, tmp_path, monkeypatch):
+@MOMENTS
+def test_of_runs_of_the_same_symbols_one_lands(moment, first, options, killable, tmp_path, monkeypatch):
     lake = killable.world.lake.copy(tmp_path / "lake")
     if first:
         shutil.rmtree(lake.table.storage.base)
@@ -387,7 +401,7 @@ def test_of_runs_of_the_same_symbols_one_lands(first, options, killable, tmp_pat
         lake.batch(*ASKED)
         versions.append(lake.version)
 
-    meanwhile(monkeypatch, other)
+    meanwhile(monkeypatch, other, moment)
     failed = lake.fail(*ASKED, *options)
     assert failed.code == 1
     (line,) = failed.lines
@@ -399,7 +413,8 @@ def test_of_runs_of_the_same_symbols_one_lands(first, options, killable, tmp_pat
     assert lake.content() == killable.after
 
 
-def test_a_run_that_began_with_older_data_does_not_land_over_newer(killable, tmp_path, monkeypatch):
+@MOMENTS
+def test_a_run_that_began_with_older_data_does_not_land_over_newer(moment, killable, tmp_path, monkeypatch):
     lake = killable.world.lake.copy(tmp_path / "lake")
     newer = rows_of("B", NEXT[2:4], 400.0)
 
@@ -409,7 +424,7 @@ def test_a_run_that_began_with_older_data_does_not_land_over_newer(killable, tmp
         Bronze(lake.uri).load(files)
         lake.batch(*ASKED)
 
-    meanwhile(monkeypatch, other)
+    meanwhile(monkeypatch, other, moment)
     assert lake.fail(*ASKED).code == 1
     held = lake.bars()
     lake.batch(*ASKED)

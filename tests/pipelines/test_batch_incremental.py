@@ -136,6 +136,35 @@ def test_a_corrected_row_changes_exactly_its_windows(anchor, world):
     assert now.keys() == before.keys()
 
 
+def test_corrections_of_two_symbols_that_are_far_from_each_other(world):
+    """Under ``rows`` each symbol is read from a stored bar before its own change on."""
+    for anchor in ANCHORS:
+        lake = Silver(
+            str(world.folder / anchor),
+            ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor, "--timeframes", "2d,3d"),
+        )
+        lake.batch()
+    changed = {("A", DAYS_70[12]), ("B", DAYS_70[55])}
+    rows = [row._replace(value=row.value + 5) if row.key in changed else row for row in ROWS]
+    for symbol in "AB":
+        world.put([row for row in rows if row.symbol == symbol])
+    world.land()
+    for anchor in ANCHORS:
+        lake = Silver(
+            str(world.folder / anchor),
+            ("--input", f"{world.lake.uri}/bronze.daily", "--anchor", anchor, "--timeframes", "2d,3d"),
+        )
+        before = lake.bars()
+        lake.batch()
+        now = lake.bars()
+        assert contents(now) == daily_bars(rows, "2d,3d", anchor)
+        touched = {
+            key for key, bar in now.items() for name, day in changed if key[0] == name and holds(bar, day)
+        }
+        assert revised(before, now) == touched
+        assert len(touched) == 4
+
+
 def test_a_correction_that_leaves_a_bar_as_it_was_does_not_raise_its_revision(world):
     old = [row for row in ROWS if row.symbol == "B"]
     place = 30

@@ -193,6 +193,11 @@ def test_bars_of_days_and_of_minutes_share_a_table(values, raw, tmp_path):
     raw.text("days/A.csv", "symbol,date,open,high,low,close,volume\nA,2024-03-08,1,1,1,1,1\n")
     silver = Silver(str(tmp_path / "lake"))
     Bronze(silver.uri).first(raw.base / "days")
+    # Where one of the two would be refused, the other is not begun.
+    failed = silver.fail("--timeframes", "3d,1h")
+    assert (failed.code, len(failed.lines)) == (1, 1)
+    assert "bronze.minutes: there is no such table" in failed.lines[0]
+    assert not silver.table.exists
     Bronze(silver.uri).first(raw.base / "minutes", "--kind", "minutes")
     silver.batch("--timeframes", "3d,1h", "--anchor", "rows", "--intraday-anchor", "open")
     assert {key[1] for key in silver.bars()} == {"3d", "1h"}

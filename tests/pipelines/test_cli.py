@@ -65,7 +65,7 @@ def test_a_known_error_is_one_line(error, code, capsys, monkeypatch):
 def test_an_interrupt_is_one_line(capsys):
     code, out, err = ended(raising(KeyboardInterrupt()), capsys)
     assert (code, out) == (cli.FAILED, [])
-    assert [line.partition(": ")[2] for line in err] == ["interrupted: nothing was committed"]
+    assert [line.partition(": ")[2] for line in err] == ["interrupted: run again"]
 
 
 def test_an_unknown_error_keeps_its_traceback():

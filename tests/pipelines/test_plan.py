@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fibflow.io import tables
-from fibflow.io.files import list_raw
+from fibflow.io.failures import failure
+from fibflow.io.files import InputError, list_raw
 from fibflow.io.rows import BronzeRows, RawRows
 from fibflow.io.storage import Storage
 from fibflow.pipelines.graph import Destination, run_bars
@@ -192,7 +193,7 @@ def test_any_cut_gives_the_same_bars(kind, unit_rows, raw, source, bronze, tmp_p
     spec = BarSpec(parse_timeframes("3d,34d"), XNYS, int(XNYS.day_ends[-1]))
     staging = Storage(str(tmp_path / "temporary"))
     place = staging.child("bars")
-    manifest = run_bars(plan, spec, Destination(place, staging, "run"), beam_options("direct", 2, []))
+    manifest = run_bars(plan, spec, Destination(place, staging, "run"), beam_options("direct", []), 2)
     made = read_staged(place, manifest.of_table(tables.BARS.name))
     bars = contents(by_key(list(made.values())))
     ended = daily_bars(wanted.values(), "3d,34d", as_of=XNYS.days.astype("datetime64[D]")[-1].item())
@@ -200,3 +201,19 @@ def test_any_cut_gives_the_same_bars(kind, unit_rows, raw, source, bronze, tmp_p
     assert manifest.tallies["rows_read"] == plan.rows
     assert manifest.tallies["rejected.duplicate"] == plan.rows - len(wanted)
     assert len(staging.names("progress")) == len(plan.scattered) + len({*range(plan.units)})
+
+
+@pytest.mark.parametrize("unit_rows", [5, 10_000], ids=["scattered", "direct"])
+def test_what_stops_a_worker_is_told_in_the_staging_place(unit_rows, raw, source, tmp_path):
+    """A runner elsewhere hands on the text of an error at best."""
+    raw.put("all.parquet", rows_of("A", DAYS) + rows_of("Z", DAYS))
+    plan = plan_raw(source(), unit_rows=unit_rows)
+    assert bool(plan.scattered) == (unit_rows == 5)
+    raw.text("all.parquet", "broken since")
+    staging = Storage(str(tmp_path / "temporary"))
+    spec = BarSpec(parse_timeframes("3d"), XNYS)
+    with pytest.raises(InputError):
+        run_bars(plan, spec, Destination(staging, staging, "run"), beam_options("direct", []))
+    found = failure(staging)
+    assert isinstance(found, InputError)
+    assert "all.parquet: cannot be read as Parquet" in str(found)

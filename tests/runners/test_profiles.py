@@ -13,19 +13,14 @@ def with_process(x: int) -> tuple[int, int]:
     return x * x, os.getpid()
 
 
-@pytest.mark.parametrize(
-    ("workers", "mode", "number"),
-    [(None, "in_memory", 1), (1, "in_memory", 1), (2, "multi_threading", 2), (7, "multi_threading", 7)],
-)
-def test_direct_asks_beam_for_the_workers(workers, mode, number):
-    options = PipelineOptions(list(profile("direct", workers=workers).options), strict=True)
-    assert options.view_as(DirectOptions).direct_running_mode == mode
-    assert options.view_as(DirectOptions).direct_num_workers == number
+def test_direct_runs_in_memory_with_one_worker():
+    options = PipelineOptions(list(profile("direct").options), strict=True)
+    assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    assert options.view_as(DirectOptions).direct_num_workers == 1
 
 
-@pytest.mark.parametrize("workers", [None, 2])
-def test_direct_runs_a_pipeline_in_this_process_and_never_on_prism(workers):
-    options = PipelineOptions(list(profile("direct", workers=workers).options))
+def test_direct_runs_a_pipeline_in_this_process_and_never_on_prism():
+    options = PipelineOptions(list(profile("direct").options))
     with beam.Pipeline(options=options) as p:
         assert type(p.runner) is FnApiRunner
         squares = p | beam.Create([1, 2, 3]) | beam.Reshuffle() | beam.Map(with_process)
@@ -38,10 +33,10 @@ def test_users_options_behind_the_profiles_win():
 
 
 def test_profile_is_a_value():
-    assert profile("direct") == profile("direct", workers=None)
+    assert profile("direct") == profile("direct")
     assert profile("direct").name == "direct"
     assert isinstance(profile("direct"), RunnerProfile)
-    assert hash(profile("direct", workers=2)) == hash(profile("direct", workers=2))
+    assert hash(profile("direct")) == hash(profile("direct"))
 
 
 @pytest.mark.parametrize("name", KNOWN_RUNNERS)
@@ -53,9 +48,3 @@ def test_every_known_runner_has_a_profile_under_its_name(name):
 def test_unknown_runner_is_refused_with_the_known_ones(name):
     with pytest.raises(ValueError, match=r"^unknown runner .*: choose one of direct$"):
         profile(name)
-
-
-@pytest.mark.parametrize("workers", [0, -1])
-def test_workers_below_one_are_refused(workers):
-    with pytest.raises(ValueError, match=rf"^workers is {workers}: give 1 or more$"):
-        profile("direct", workers=workers)
