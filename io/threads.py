@@ -77,4 +77,4 @@ class InThreads(beam.DoFn):
 
 
 def _in_global_window(value: Any) -> WindowedValue:
-    return WindowedValue(value, MIN_TIMESTAMP, [GlobalWindow()])
+    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))

@@ -32,7 +32,7 @@ class Count(beam.DoFn):
 
     def finish_bundle(self):
         yield beam.utils.windowed_value.WindowedValue(
-            ("seen", len(self._seen)), 0, [beam.transforms.window.GlobalWindow()]
+            ("seen", len(self._seen)), 0, (beam.transforms.window.GlobalWindow(),)
         )
 
 
