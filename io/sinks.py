@@ -11,14 +11,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from fibflow.io import tables
 from fibflow.io.datafiles import DataFile, DataFileWriter
 from fibflow.io.manifest import PROGRESS, Manifest, Tally, Told, Wrote
 from fibflow.io.storage import Storage
+from fibflow.io.threads import in_global_window
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.schemas import SYMBOL
@@ -28,10 +27,6 @@ from fibflow.transforms.timeframe import Timeframe
 OPEN_BARS = "open"
 
 _MOST_BUFFERED = 200_000
-
-
-def _in_global_window(value: Any) -> WindowedValue:
-    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
 
 
 def write_bars(
@@ -98,7 +93,7 @@ class WriteBars(beam.DoFn):
         for parts in self._open.values():
             bars = sort_bars(pa.concat_tables(parts))
             for file in write_bars(self._still_open, bars, self._calendar, self._run, "open-"):
-                yield _in_global_window(Wrote(OPEN_BARS, file))
+                yield in_global_window(Wrote(OPEN_BARS, file))
         self._open = {}
 
 
@@ -140,7 +135,7 @@ class WriteDeadLetters(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Write what is left."""
         if self._rows:
-            yield _in_global_window(self._flush())
+            yield in_global_window(self._flush())
 
     def _flush(self) -> Wrote:
         rows = pa.concat_tables(self._rows)

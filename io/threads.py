@@ -49,9 +49,9 @@ class InThreads(beam.DoFn):
         while self._pending:
             for made in self._next():
                 if isinstance(made, pvalue.TaggedOutput):
-                    yield pvalue.TaggedOutput(made.tag, _in_global_window(made.value))
+                    yield pvalue.TaggedOutput(made.tag, in_global_window(made.value))
                 else:
-                    yield _in_global_window(made)
+                    yield in_global_window(made)
         for step in self._steps:
             yield from step.finish_bundle() or ()
         self._pool.shutdown()
@@ -76,5 +76,6 @@ class InThreads(beam.DoFn):
                 self._push(place + 1, output, made)
 
 
-def _in_global_window(value: Any) -> WindowedValue:
+def in_global_window(value: Any) -> WindowedValue:
+    """Return what ``finish_bundle`` yields for a value of bounded input."""
     return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fibflow.io.aws import AwsConfig, AwsError
+from fibflow.io.failures import failure
 from fibflow.io.files import InputError
 from fibflow.io.lake import Lake, PropertyMismatch
 from fibflow.io.manifest import PROGRESS
@@ -119,6 +120,18 @@ def cause_of(error: BaseException) -> BaseException:
             return seen
         seen = seen.__cause__ or seen.__context__
     return error
+
+
+@contextmanager
+def known_errors(staging: Storage) -> Iterator[None]:
+    """Raise the known error behind what a runner raises: what a worker left in ``staging``, or a cause."""
+    try:
+        yield
+    except Exception as error:
+        known = failure(staging) or cause_of(error)
+        if known is error:
+            raise
+        raise known from None
 
 
 @contextmanager

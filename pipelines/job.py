@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from fibflow.io import sinks, tables
 from fibflow.io.aws import AwsConfig
-from fibflow.io.failures import failure
 from fibflow.io.files import InputError, list_raw
 from fibflow.io.lake import Lake, LakeError, LakeTable
 from fibflow.io.manifest import Manifest
@@ -288,14 +287,9 @@ class BatchJob:
 
     def _run_pipeline(self, plan: Plan, spec: BarSpec, to: Destination) -> Manifest:
         units = len(plan.scattered) + plan.units
-        try:
-            with cli.progress(to.staging, units, f"bars of about {plan.rows:,} rows"):
-                return run_bars(plan, spec, to, self.options, self.request.workers)
-        except Exception as error:
-            known = failure(to.staging) or cli.cause_of(error)
-            if known is error:
-                raise
-            raise known from None
+        what = f"bars of about {plan.rows:,} rows"
+        with cli.known_errors(to.staging), cli.progress(to.staging, units, what):
+            return run_bars(plan, spec, to, self.options, self.request.workers)
 
     def _make_staged(self, plan: Plan, spec: BarSpec, staging: Storage) -> tuple[Bars, Manifest]:
         """Run the pipeline into staged files; return its bars with flags set."""

@@ -15,7 +15,6 @@ from fibflow.io import sinks, tables
 from fibflow.io.datafiles import TableSpec
 from fibflow.io.dialect import Kind
 from fibflow.io.failpoints import hit
-from fibflow.io.failures import failure
 from fibflow.io.files import InputError, RawFile, list_raw
 from fibflow.io.lake import Lake, LakeTable, RebaseNeeded, Scope
 from fibflow.io.landing import DEAD_LETTERS, TOLD, LandFiles, Target
@@ -243,26 +242,21 @@ def _run(source: RawRows, target: Target, staging: Storage, request: Request) ->
     """Run the pipeline and return what it wrote. Nothing is committed."""
     plan = plan_raw(source)
     chunks = [*(items for _, items in plan.direct), *plan.scattered]
-    try:
-        with (
-            cli.progress(staging, len(chunks) + plan.units, f"loading about {plan.rows:,} rows"),
-            beam.Pipeline(options=request.options) as pipeline,
-        ):
-            land = LandFiles(source, target, chunks, plan.bounds, staging, request.threads)
-            landed = pipeline | "LandFiles" >> land
-            refused = landed[DEAD_LETTERS] | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(staging))
-            (
-                (landed[TOLD], refused)
-                | "All" >> beam.Flatten()
-                | "ToOne" >> beam.WithKeys(None)
-                | "Together" >> beam.GroupByKey()
-                | "WriteManifest" >> beam.ParDo(sinks.WriteManifest(staging))
-            )
-    except Exception as error:
-        known = failure(staging) or cli.cause_of(error)
-        if known is error:
-            raise
-        raise known from None
+    with (
+        cli.known_errors(staging),
+        cli.progress(staging, len(chunks) + plan.units, f"loading about {plan.rows:,} rows"),
+        beam.Pipeline(options=request.options) as pipeline,
+    ):
+        land = LandFiles(source, target, chunks, plan.bounds, staging, request.threads)
+        landed = pipeline | "LandFiles" >> land
+        refused = landed[DEAD_LETTERS] | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(staging))
+        (
+            (landed[TOLD], refused)
+            | "All" >> beam.Flatten()
+            | "ToOne" >> beam.WithKeys(None)
+            | "Together" >> beam.GroupByKey()
+            | "WriteManifest" >> beam.ParDo(sinks.WriteManifest(staging))
+        )
     return Manifest.read(staging)
 
 
