@@ -43,9 +43,33 @@ BARS = TableSpec(
     stats=("symbol", "ts", "end", "complete"),
     apart="complete",
 )
+TICKS = TableSpec(
+    "bronze.ticks",
+    schemas.TICKS,
+    partition_by=("period",),
+    sort_by=("symbol", "ts", "seq"),
+    key=("shard", "sequence", "sub", "place"),
+    stats=("kind", "symbol", "ts", "shard", "sequence"),
+)
+LIVE = TableSpec(
+    "silver.live",
+    pa.schema([*schemas.BARS, pa.field("period", pa.string())]),
+    partition_by=("timeframe", "period"),
+    sort_by=("symbol", "ts"),
+    key=("symbol", "timeframe", "ts"),
+    stats=("symbol", "ts", "end"),
+)
+LATE = TableSpec(
+    "late",
+    schemas.LATE,
+    partition_by=("period",),
+    sort_by=("symbol", "ts", "seq"),
+    key=("shard", "sequence", "sub", "place"),
+    stats=("kind", "symbol", "ts", "shard", "sequence"),
+)
 DEAD_LETTERS = TableSpec("dead_letters", schemas.DEAD_LETTERS, stats=("reason", "symbol", "ts", "run"))
 
-TABLES = {spec.name: spec for spec in (DAILY, MINUTES, LEDGER, BARS, DEAD_LETTERS)}
+TABLES = {spec.name: spec for spec in (DAILY, MINUTES, LEDGER, BARS, TICKS, LIVE, LATE, DEAD_LETTERS)}
 
 # Properties of a table, as its metadata has them.
 CALENDAR = "fibflow.calendar"

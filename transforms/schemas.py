@@ -92,7 +92,8 @@ BARS = pa.schema(
     ]
 )
 
-#: Refused rows with their values, where they came from, and one reason.
+#: Refused rows with their values, where they came from, and one reason. ``payload`` holds the bytes of a
+#: message that could not be read.
 DEAD_LETTERS = pa.schema(
     [
         pa.field("reason", pa.string()),
@@ -100,6 +101,7 @@ DEAD_LETTERS = pa.schema(
         pa.field("symbol", pa.string()),
         pa.field("ts", TIMESTAMP),
         *_OHLCV,
+        pa.field("payload", pa.binary()),
         pa.field("run", pa.string()),
     ]
 )
@@ -129,3 +131,112 @@ PARTIALS = pa.schema(
         pa.field("sessions", pa.int32()),
     ]
 )
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+
+#: Where a message of a stream lies: its identity. ``sequence`` is the record's number in its shard, decimal;
+#: ``sub`` the place of the user record in an aggregated one; ``place`` that of the message in the payload.
+ORIGIN: list[Any] = [
+    pa.field("shard", _WORD),
+    pa.field("sequence", _WORD),
+    pa.field("sub", pa.int32()),
+    pa.field("place", pa.int32()),
+]
+_ARRIVED = pa.field("arrived", TIMESTAMP)
+
+#: Records as a stream's reader gives them: one user record a row, payload decompressed.
+RECORDS = pa.schema(
+    [
+        pa.field("shard", _WORD),
+        pa.field("sequence", pa.string()),
+        pa.field("sub", pa.int32()),
+        pa.field("arrived", TIMESTAMP),
+        pa.field("key", pa.string()),
+        pa.field("data", pa.binary()),
+    ]
+)
+
+#: Trades as parsed. ``seq`` orders trades of one symbol and session; ``conditions`` are the codes as given,
+#: joined by commas, empty for none.
+TRADES = pa.schema(
+    [
+        pa.field("symbol", SYMBOL),
+        pa.field("ts", TIMESTAMP),
+        pa.field("seq", pa.int64()),
+        pa.field("price", pa.float64()),
+        pa.field("size", pa.float64()),
+        pa.field("conditions", _WORD),
+        pa.field("trade_id", pa.string()),
+        pa.field("exchange", pa.int32()),
+        pa.field("tape", pa.int32()),
+        pa.field("correction", pa.int32()),
+        *ORIGIN,
+        _ARRIVED,
+    ]
+)
+
+#: Aggregates of a minute or a second as parsed; ``ts`` is the start. ``version`` is the producer's stamp, else
+#: the arrival time, UTC microseconds.
+AGGREGATES = pa.schema(
+    [
+        pa.field("symbol", SYMBOL),
+        pa.field("ts", TIMESTAMP),
+        *_OHLCV,
+        pa.field("version", pa.int64()),
+        *ORIGIN,
+        _ARRIVED,
+    ]
+)
+
+_TICK: list[Any] = [
+    pa.field("kind", pa.string()),
+    pa.field("symbol", pa.string()),
+    pa.field("ts", TIMESTAMP),
+    pa.field("seq", pa.int64()),
+]
+_STORED_ORIGIN: list[Any] = [
+    pa.field("shard", pa.string()),
+    pa.field("sequence", pa.string()),
+    pa.field("sub", pa.int32()),
+    pa.field("place", pa.int32()),
+]
+
+#: The table ``bronze.ticks``: each message of the stream that could be read. ``kind`` is the feed's name of it:
+#: ``T``, ``A`` or ``AM``. Its identity is (shard, sequence, sub, place).
+TICKS = pa.schema(
+    [
+        *_TICK,
+        pa.field("price", pa.float64()),
+        pa.field("size", pa.float64()),
+        pa.field("conditions", pa.string()),
+        pa.field("trade_id", pa.string()),
+        pa.field("exchange", pa.int32()),
+        pa.field("tape", pa.int32()),
+        pa.field("correction", pa.int32()),
+        *_OHLCV,
+        pa.field("version", pa.int64()),
+        *_STORED_ORIGIN,
+        _ARRIVED,
+        pa.field("period", pa.string()),
+    ]
+)
+
+#: The table ``late``: messages that came after their minute's horizon, by identity. ``horizon`` is the
+#: watermark that the bucket had seen.
+LATE = pa.schema([*_TICK, *_STORED_ORIGIN, pa.field("horizon", TIMESTAMP), pa.field("period", pa.string())])
+
+#: What the kernel takes of trades. ``volume`` is in 1e-6 share; ``rules`` are bits of ``conditions.Rule``.
+TRADE_INPUT = pa.schema(
+    [
+        pa.field("symbol", SYMBOL),
+        pa.field("ts", TIMESTAMP),
+        pa.field("seq", pa.int64()),
+        pa.field("price", pa.float64()),
+        pa.field("volume", pa.int64()),
+        pa.field("rules", pa.uint8()),
+        *ORIGIN,
+    ]
+)
+
+#: What the kernel takes of minute aggregates: ``AGGREGATES`` without the arrival time.
+MINUTE_INPUT = pa.schema([field for field in AGGREGATES if field.name != "arrived"])
