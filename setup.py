@@ -20,6 +20,12 @@ def version() -> str:
     raise RuntimeError("__init__.py holds no __version__")
 
 
+def packages() -> list[str]:
+    """Return the rooms and the packages within them."""
+    found = (path.parent for room in ROOMS for path in sorted((ROOT / room).rglob("__init__.py")))
+    return ["fibflow." + ".".join(folder.relative_to(ROOT).parts) for folder in found]
+
+
 class BuildRooms(build_py):
     """Leaves this file, which lies in the package's root, out of the package."""
 
@@ -39,7 +45,7 @@ setup(
     python_requires=">=3.11,<3.12",
     cmdclass={"build_py": BuildRooms},
     package_dir={"fibflow": "."},
-    packages=["fibflow", *(f"fibflow.{room}" for room in ROOMS)],
+    packages=["fibflow", *packages()],
     install_requires=[
         "apache-beam[aws]==2.70.0",
         "boto3>=1.40",

@@ -1,0 +1,1 @@
+"""Kinesis: the source of the stream, and the producer that fills it."""
