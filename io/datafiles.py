@@ -79,7 +79,9 @@ class TableSpec:
             "compression_level": 1,
             "use_dictionary": strings or False,
             "column_encoding": encodings or None,
-            "write_statistics": True,
+            # Nobody asks for the bounds of a price, and finding them takes time.
+            "write_statistics": sorted(self.stats_columns) or False,
+            "write_batch_size": 16_384,
             "store_schema": False,
         }
 
@@ -90,8 +92,7 @@ def _has_cheap_bounds(kind: pa.DataType) -> bool:
 
 
 def _encoding(kind: pa.DataType) -> str | None:
-    if pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date32(kind):
-        return "DELTA_BINARY_PACKED"
+    # Times and counts repeat from symbol to symbol: plain ones take the compressor less time than deltas do.
     return "BYTE_STREAM_SPLIT" if pa.types.is_float32(kind) or pa.types.is_float64(kind) else None
 
 
@@ -164,7 +165,7 @@ class DataFileWriter:
                 filesystem.create_dir(self.storage.path(directory), recursive=True)
             with filesystem.open_output_stream(self.storage.path(path)) as sink:
                 pq.write_table(
-                    table,
+                    _without_needless_nulls(table),
                     sink,
                     row_group_size=ROW_GROUP_ROWS,
                     metadata_collector=footers,
@@ -190,6 +191,15 @@ class DataFileWriter:
                 f"{self.spec.name} stores {_describe(wanted)}; these rows have {_describe(table.schema)}"
             )
         return table
+
+
+def _without_needless_nulls(table: pa.Table) -> pa.Table:
+    """Say which columns hold no null: those are written without a level a value, in half the time."""
+    filled = [
+        field.with_nullable(column.null_count > 0)
+        for field, column in zip(table.schema, table.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(filled))
 
 
 def _describe(schema: pa.Schema) -> str:
