@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -14,21 +13,28 @@ from apache_beam import pvalue
 
 from fibflow.transforms import coders
 from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
+from fibflow.transforms.buckets import BUCKETS, bucket_of
 from fibflow.transforms.duplicates import resolve
+from fibflow.transforms.livebars import Plan, StreamPolicy
+from fibflow.transforms.livedofn import BARS, DEAD_LETTERS, LATE, OPEN, LiveBarsFn, split_ticks
 from fibflow.transforms.partials import as_arrow, encode_symbols
+from fibflow.transforms.tickrows import is_stream_input
+from fibflow.transforms.ticks import aggregate_ticks
 from fibflow.transforms.validation import Names, dead_letters
 
 coders.register()
 
-BARS = "bars"
-DEAD_LETTERS = "dead_letters"
-#: Fixed for the life of a job: a symbol's bucket must not move.
-BUCKETS = 256
-
-
-def bucket_of(symbol: str, buckets: int = BUCKETS) -> int:
-    """Return the bucket of a symbol: the same in every process and release."""
-    return zlib.crc32(symbol.encode()) % buckets
+__all__ = [
+    "BARS",
+    "DEAD_LETTERS",
+    "LATE",
+    "OPEN",
+    "AggregateBars",
+    "MakeBars",
+    "StreamPolicy",
+    "aggregate",
+    "split_by_bucket",
+]
 
 
 def split_by_bucket(rows: pa.Table, buckets: int = BUCKETS) -> Iterator[tuple[int, pa.Table]]:
@@ -52,10 +58,13 @@ def aggregate(rows: pa.Table, spec: BarSpec, origins: Names = ("",)) -> tuple[li
     The plain twin of ``AggregateBars``.
 
     Args:
-        rows: DAILY_ROWS or MINUTE_ROWS in any order; a column ``rank`` orders rows of one key.
+        rows: DAILY_ROWS or MINUTE_ROWS in any order, where a column ``rank`` orders rows of one key; or rows
+            of a stream, TRADE_INPUT or MINUTE_INPUT, as ``ticks.aggregate_ticks`` takes them.
         spec: what to make.
         origins: names of the files by rank, for dead letters.
     """
+    if is_stream_input(rows):
+        return aggregate_ticks(rows, spec)
     daily = "session" in rows.column_names
     winners, losers = resolve(rows, "session" if daily else "ts")
     bars = list((daily_bars if daily else minute_bars)(winners, spec))
@@ -65,7 +74,7 @@ def aggregate(rows: pa.Table, spec: BarSpec, origins: Names = ("",)) -> tuple[li
 @beam.typehints.with_input_types(pa.Table)
 @beam.typehints.with_output_types(pa.Table)
 class MakeBars(beam.DoFn):
-    """Makes the bars of tables that hold whole symbols; ``DEAD_LETTERS`` are the duplicates that lost."""
+    """Makes the bars of tables that hold whole symbols; ``DEAD_LETTERS`` are the rows that did not count."""
 
     def __init__(self, spec: BarSpec, origins: Names) -> None:
         self._spec = spec
@@ -85,30 +94,47 @@ class AggregateBars(beam.PTransform):
 
     Bounded input: a PCollection of tables of DAILY_ROWS or MINUTE_ROWS in any order and cut. A key (symbol,
     time) that occurs again is resolved by ``version`` and ``rank``; a file that holds one key twice comes in
-    one table.
+    one table. Or tables of TRADE_INPUT or MINUTE_INPUT, an archived stream, in any order and cut.
     Output: ``bars``, tables of ``partials.BAR_BATCH``, one timeframe and whole symbols each; and
-    ``dead_letters``, tables of DEAD_LETTERS with the duplicates that lost.
+    ``dead_letters``, tables of DEAD_LETTERS with the rows that did not count.
+
+    Unbounded input: a PCollection of tables of TRADE_INPUT, or of MINUTE_INPUT, in any order and cut.
+    Output: ``bars``, tables of ``partials.BAR_BATCH``: each bar when its window ends (``complete``), with a
+    higher ``revision`` whenever it changes after, and ``final`` when nothing can change it any more;
+    ``open``, bars of windows that have not ended, as they change; ``late``, tables of LATE with the rows that
+    came after their minute's horizon; and ``dead_letters``. ``docs/streaming.md`` states the policy. What is
+    kept by the greatest (revision, final) is what bounded input without the ``late`` rows gives.
 
     Attributes:
         spec: what to make; ``docs/data-model.md`` says what the fields mean.
         whole_symbols: each element holds all rows of its symbols (for minutes: of its symbols' sessions), so
             that nothing has to be shuffled. The caller proves it, by the files' statistics.
         origins: names of the files by rank, for dead letters.
-        buckets: into how many keys symbols are hashed where they are shuffled.
+        buckets: into how many keys symbols of bounded input are hashed where they are shuffled.
+        stream: lateness and buckets of unbounded input.
     """
 
     spec: BarSpec
     whole_symbols: bool = False
     origins: Names = ("",)
     buckets: int = BUCKETS
+    stream: StreamPolicy = field(default_factory=StreamPolicy)
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
         """Group by symbol bucket where needed, then run the kernel."""
-        if not rows.is_bounded:
-            raise ValueError("AggregateBars takes bounded input")
+        return self._bounded(rows) if rows.is_bounded else self._unbounded(rows)
+
+    def _unbounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
+        Plan(self.spec, self.stream)
+        split = beam.FlatMap(split_ticks, self.stream.buckets).with_output_types(tuple[int, pa.Table])
+        fold = beam.ParDo(LiveBarsFn(self.spec, self.stream))
+        made = rows | "ByBucket" >> split | "Live" >> fold.with_outputs(OPEN, LATE, DEAD_LETTERS, main=BARS)
+        return coders.tables_of(made, BARS, OPEN, LATE, DEAD_LETTERS)
+
+    def _bounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
         if not self.whole_symbols:
             rows = (
                 rows

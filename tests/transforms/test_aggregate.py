@@ -16,10 +16,10 @@ from fibflow.transforms.aggregate import (
     DEAD_LETTERS,
     AggregateBars,
     aggregate,
-    bucket_of,
     split_by_bucket,
 )
 from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.partials import BAR_BATCH
 from fibflow.transforms.schemas import DAILY_ROWS
 from fibflow.transforms.schemas import DEAD_LETTERS as DEAD_LETTER_ROWS
@@ -148,10 +148,10 @@ def test_a_pipeline_without_rows():
             assert_that(made[DEAD_LETTERS], is_empty(), label=f"dead letters {whole_symbols}")
 
 
-def test_unbounded_input_is_refused():
+def test_options_of_history_are_refused_on_unbounded_input():
     p = beam.Pipeline(runner=FnApiRunner())
     stream = p | test_stream.TestStream().advance_watermark_to_infinity()
-    with pytest.raises(ValueError, match="AggregateBars takes bounded input"):
+    with pytest.raises(ValueError, match="bars of a stream take no as_of"):
         stream | AggregateBars(daily_spec())
 
 

@@ -1,0 +1,324 @@
+"""The state machine of live bars: rows and instants in, bars out. Free of Beam.
+
+A bucket's whole state lies in its cells (``livecells``). ``docs/streaming.md`` states the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from fibflow.transforms import tickrows
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.calendar import NO_SESSION
+from fibflow.transforms.grid import Grid
+from fibflow.transforms.livebucket import Bucket, Memo
+from fibflow.transforms.livecells import NEVER, SLOTS, Cells, Revisions
+from fibflow.transforms.livefeeds import Accepted, Rows, accept_minutes, accept_trades
+from fibflow.transforms.livestate import REGISTERS, TRADES
+from fibflow.transforms.livewindows import (
+    Bars,
+    Window,
+    collect,
+    next_due,
+    same_content,
+    table_of,
+    windows_due,
+    windows_with,
+)
+from fibflow.transforms.partials import as_arrow
+from fibflow.transforms.timeframe import MINUTE_US
+
+Bool = npt.NDArray[np.bool_]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_MILLISECOND_US = 1000
+#: How far most rows may be ahead of a timer: more than rows of one bucket are apart in a live stream.
+_AHEAD_US = 3 * MINUTE_US
+#: How long what is due waits for others at most, where rows are further ahead.
+_LEAP_US = 15 * MINUTE_US
+#: Minutes of one element that are remembered; of more, one by one is slower than all at once.
+_FEW = 512
+
+
+@dataclass(frozen=True)
+class StreamPolicy:
+    """What a stream needs beside ``BarSpec``.
+
+    Attributes:
+        lateness_us: for how long after its end a minute takes rows, microseconds.
+        buckets: into how many keys symbols are hashed; fixed for the life of a job.
+    """
+
+    lateness_us: int = 15 * MINUTE_US
+    buckets: int = 32
+
+    def __post_init__(self) -> None:
+        if self.lateness_us < 0 or self.lateness_us % _MILLISECOND_US:
+            raise ValueError(f"lateness of {self.lateness_us} us: give whole milliseconds, 0 or more")
+        if self.buckets < 1:
+            raise ValueError(f"{self.buckets} buckets: give 1 or more")
+
+
+class Plan:
+    """What all buckets of a job share; holds no state."""
+
+    def __init__(self, spec: BarSpec, policy: StreamPolicy) -> None:
+        """Take the options.
+
+        Raises:
+            ValueError: for options that only history has.
+            TimeframeError: for a timeframe of several sessions.
+        """
+        bounds = (spec.as_of, spec.start, spec.end, spec.changed_from)
+        if spec.complete_only or any(bound is not None for bound in bounds):
+            raise ValueError("bars of a stream take no as_of, start, end, changed_from or complete_only")
+        self.grid = Grid(spec.timeframes, spec.calendar, spec.intraday_anchor)
+        self.timeframes = self.grid.timeframes
+        self.lateness = policy.lateness_us
+        minutes = -(-policy.lateness_us // MINUTE_US)
+        #: So long that the minutes inside the lateness, and some ahead of the clock, fit into the ring.
+        self.block = max(1, -(-minutes // (SLOTS - 2))) * MINUTE_US
+        names = ",".join(timeframe.name for timeframe in self.timeframes)
+        self.name = f"{names} {spec.intraday_anchor} {spec.calendar.name} lateness {policy.lateness_us} us"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a call gives; None, or an empty tuple, for nothing.
+
+    Attributes:
+        bars: closed, revised and final bars, tables of ``partials.BAR_BATCH``.
+        open: open bars that changed, a table of ``partials.BAR_BATCH``.
+        late: rows after their horizon, ``schemas.LATE``.
+        dead_letters: duplicates, superseded minutes and rows of no session, tables of DEAD_LETTERS.
+        timer: what to set the timer for, UTC microseconds; None to leave it.
+    """
+
+    bars: pa.Table | None = None
+    open: pa.Table | None = None
+    late: pa.Table | None = None
+    dead_letters: tuple[pa.Table, ...] = ()
+    timer: int | None = None
+
+
+class LiveBars:
+    """One bucket for one call: ``add`` or ``advance``."""
+
+    def __init__(self, plan: Plan, cells: Cells, memo: Memo | None = None) -> None:
+        """Read the state.
+
+        Args:
+            plan: of the job.
+            cells: the bucket's.
+            memo: what an earlier call kept of this bucket; read anew where the cells say otherwise.
+
+        Raises:
+            StateError: where the state was written by another release, or with other options.
+        """
+        self._plan = plan
+        self._bucket = Bucket(plan.name, plan.grid, plan.block, cells, Memo() if memo is None else memo)
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def add(self, table: pa.Table) -> Output:
+        """Take rows: TRADE_INPUT or MINUTE_INPUT, always the same, in any order.
+
+        Raises:
+            ValueError: where the bucket holds rows of the other kind.
+        """
+        bucket = self._bucket
+        if not len(table):
+            bucket.save()
+            return Output()
+        feed = TRADES if tickrows.is_trades(table) else REGISTERS
+        bucket.start_feed(feed.name)
+        if bucket.head.feed != feed.name:
+            raise ValueError(
+                f"rows of {feed.name} came to a bucket of {bucket.head.feed}: make bars from one of them"
+            )
+        rows, late, letters = self._sift(table)
+        bars = opened = timer = None
+        if rows is not None:
+            if feed is TRADES:
+                accepted = accept_trades(rows, bucket.ring, bucket.placed, bucket.read_keys)
+            else:
+                accepted = accept_minutes(rows, bucket.ring, bucket.head.symbols, bucket.head.shards)
+            letters += accepted.dead_letters
+            if accepted.entries:
+                bars, opened, timer = self._apply(accepted)
+        bucket.save()
+        return Output(bars, opened, late, tuple(letters), timer)
+
+    def _sift(self, table: pa.Table) -> tuple[Rows | None, pa.Table | None, list[pa.Table]]:
+        """Take out rows of no session, and rows whose minute has passed the horizon."""
+        plan, clock = self._plan, self._bucket.head.clock
+        minutes, at = _distinct(tickrows.minutes_of(tickrows.numbers(table, "ts")))
+        placed = (plan.grid.look_up if len(minutes) <= _FEW else plan.grid.place)(minutes)
+        stray = placed.session == NO_SESSION
+        passed = ~stray & (minutes + MINUTE_US + plan.lateness <= clock)
+        late, letters = None, []
+        if stray.any():
+            letters.append(tickrows.dead_letters(table.filter(as_arrow(stray[at])), tickrows.NOT_A_SESSION))
+        if passed.any():
+            late = tickrows.late_rows(table.filter(as_arrow(passed[at])), clock)
+        if letters or late is not None:
+            kept = ~(stray | passed)[at]
+            table = table.filter(as_arrow(kept))
+            if not len(table):
+                return None, late, letters
+            minutes, at = _distinct(minutes[at[kept]])
+            placed = plan.grid.place(minutes)
+        symbol = self._bucket.symbol_places(*tickrows.words(table, "symbol"))
+        return Rows(table, symbol, at, minutes, placed), late, letters
+
+    def _apply(self, accepted: Accepted) -> tuple[pa.Table | None, pa.Table | None, int | None]:
+        """Add entries, and return the bars that changed: closed ones, open ones; and the timer."""
+        bucket, plan = self._bucket, self._plan
+        minutes = np.array([entries.minute for entries in accepted.entries], np.int64)
+        new = bucket.make_room(minutes)
+        placed, clock = bucket.placed, bucket.head.clock
+        rows = np.searchsorted(bucket.ring.minutes, minutes)
+        index = accepted.entries[0].index
+        member: Bool | None = None
+        if len(accepted.entries) > 1:
+            member = np.zeros((len(rows), bucket.ring.width), np.bool_)
+            for number, entries in enumerate(accepted.entries):
+                member[number, entries.index] = True
+            index = np.flatnonzero(member.any(axis=0))
+            member = member[:, index]
+        windows = windows_with(placed, rows)
+        closed = [window for window in windows if window.end <= clock]
+        still_open = [window for window in windows if window.end > clock]
+        before = self._collect(closed, index) if closed else None
+        bucket.append(accepted.entries, accepted.keys)
+        bars = opened = None
+        if before is not None:
+            touched = _touched(closed, rows, member)
+            bars = self._revise(closed, before, self._collect(closed, index, touched))
+        if still_open:
+            made = self._collect(still_open, index, _touched(still_open, rows, member))
+            if len(made.window):
+                opened = table_of(made, still_open, bucket.words, plan.timeframes, False)
+        return bars, opened, self._arm() if new else None
+
+    def _collect(self, windows: list[Window], index: Int64 | None, touched: Bool | None = None) -> Bars:
+        bucket = self._bucket
+        timeframes = self._plan.timeframes
+        return collect(windows, bucket.ring, bucket.base, bucket.placed, timeframes, index, touched)
+
+    def _revise(self, windows: list[Window], before: Bars, after: Bars) -> pa.Table | None:
+        """Return the closed bars whose content changed, with their revisions counted up."""
+        bucket = self._bucket
+        same, place = same_content(before, after)
+        changed = np.flatnonzero(~same)
+        if not len(changed):
+            return None
+        revisions = bucket.read_revisions()
+        made = after.pick(changed)
+        numbers = []
+        for window, symbol, old in zip(
+            made.window.tolist(), made.symbol.tolist(), place[changed].tolist(), strict=True
+        ):
+            key = (windows[window].number, windows[window].start)
+            revision = 0 if old < 0 else 1 + revisions.get(key, {}).get(symbol, 0)
+            if revision:
+                revisions.setdefault(key, {})[symbol] = revision
+            numbers.append(revision)
+        bucket.write_revisions(revisions)
+        own = np.array(numbers, np.int32)
+        return table_of(made, windows, bucket.words, self._plan.timeframes, True, revision=own)
+
+    # --- time -----------------------------------------------------------------------------------------------
+
+    def advance(self, clock: int) -> Output:
+        """Take the instant of a timer that fired, UTC microseconds: close windows, and make them final."""
+        bucket, plan = self._bucket, self._plan
+        before, bars = bucket.head.clock, None
+        if clock > before:
+            lateness = plan.lateness
+            windows = windows_due(bucket.placed, bucket.base, before, clock, lateness)
+            if windows:
+                bars = self._publish(windows, clock)
+            bucket.head.clock = clock
+            bucket.retire(clock, lateness)
+        timer = self._arm(always=True)
+        bucket.save()
+        return Output(bars=bars, timer=timer)
+
+    def _publish(self, windows: list[Window], clock: int) -> pa.Table | None:
+        """Return the bars of windows that ended or are final, and forget the revisions of those that are."""
+        bucket = self._bucket
+        made = self._collect(windows, None)
+        final = np.array([window.end + self._plan.lateness <= clock for window in windows])
+        revision = None
+        known = bucket.read_revisions()
+        if known:
+            revision = _revisions_of(made, windows, known)
+            keys = {
+                (window.number, window.start) for window, done in zip(windows, final, strict=True) if done
+            }
+            left = {key: value for key, value in known.items() if key not in keys}
+            if len(left) < len(known):
+                bucket.write_revisions(left)
+        if not len(made.window):
+            return None
+        return table_of(made, windows, bucket.words, self._plan.timeframes, True, final, revision)
+
+    def _arm(self, always: bool = False) -> int | None:
+        """Return what to set the timer for; None where it stands, or nothing is due.
+
+        Where most rows are far ahead of what is due, the stream is catching up: minutes are then closed some
+        at a time. A few rows with a wrong clock make nothing wait, and a timer that is set is never put off.
+        """
+        bucket = self._bucket
+        ends = bucket.ring.minutes + MINUTE_US
+        due = next_due(bucket.placed, ends, bucket.base, bucket.head.clock, self._plan.lateness)
+        most = bucket.ring.minute_of_most()
+        if due is not None and most is not None:
+            due = max(due, min(most + MINUTE_US - _AHEAD_US, due + _LEAP_US))
+        standing = bucket.head.armed
+        if not always and (due is None or NEVER < standing <= due):
+            return None
+        bucket.head.armed = NEVER if due is None else due
+        return due
+
+
+def _distinct(minute: Int64) -> tuple[Int64, Int64]:
+    """Return the distinct minutes in order, and each row's place among them."""
+    low, high = int(minute.min()), int(minute.max())
+    if low == high:
+        return minute[:1], np.zeros(len(minute), np.int64)
+    span = (high - low) // MINUTE_US + 1
+    if span > 4 * len(minute) + 1024:
+        distinct, at = np.unique(minute, return_inverse=True)
+        return distinct, at.astype(np.int64)
+    number = (minute - low) // MINUTE_US
+    present = np.zeros(span, np.int64)
+    present[number] = 1
+    return np.flatnonzero(present) * MINUTE_US + low, (np.cumsum(present) - 1)[number]
+
+
+def _touched(windows: list[Window], rows: Int64, member: Bool | None) -> Bool | None:
+    """Return which symbols gained input in each window, shape (windows, symbols); None for all."""
+    if member is None:
+        return None
+    touched = [member[(rows >= window.first) & (rows < window.stop)].any(axis=0) for window in windows]
+    return np.array(touched)
+
+
+def _revisions_of(bars: Bars, windows: list[Window], known: Revisions) -> Int32:
+    """Return the revision of each bar, shape (n,)."""
+    found = np.zeros(len(bars.window), np.int32)
+    for place, window in enumerate(windows):
+        of_symbol: dict[int, Any] = known.get((window.number, window.start), {})
+        if of_symbol:
+            own = np.flatnonzero(bars.window == place)
+            names = bars.symbol[own].tolist()
+            found[own] = [of_symbol.get(name, 0) for name in names]
+    return found
