@@ -1,0 +1,245 @@
+"""What the live store holds, as bytes: packed records of bars and prices, and the names they go by.
+
+Whole columns are packed at once: a record is a row of a NumPy structured array. ``docs/live-store.md`` gives
+the bytes for readers in other languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fibflow.transforms.partials import BAR_BATCH, as_arrow
+from fibflow.transforms.schemas import BARS, TIMESTAMP
+
+#: The number of this layout of keys and bytes; readers and writers refuse another.
+LAYOUT = 1
+
+_PRICES = ("open", "high", "low", "close", "volume", "vwap")
+
+#: A bar, 83 bytes, little-endian and without gaps. ``vwap`` is NaN and ``trade_count`` -1 where unknown,
+#: ``flags`` are COMPLETE and FINAL, ``written`` is when it was written: UTC seconds, 0 from the lake.
+BAR = np.dtype(
+    [
+        ("ts", "<i8"),
+        ("end", "<i8"),
+        *((name, "<f8") for name in _PRICES),
+        ("trade_count", "<i8"),
+        ("revision", "<i4"),
+        ("sessions", "<u2"),
+        ("flags", "u1"),
+        ("written", "<u4"),
+    ]
+)
+COMPLETE = 1
+FINAL = 2
+
+#: A last price, 33 bytes, likewise. ``size`` is NaN where unknown; ``source`` is a place in ``SOURCES``.
+PRICE = np.dtype([("ts", "<i8"), ("seq", "<i8"), ("price", "<f8"), ("size", "<f8"), ("source", "u1")])
+SOURCES = ("trade", "second", "minute")
+
+_PRICE_FIELDS: list[Any] = [
+    pa.field("symbol", pa.string()),
+    pa.field("price", pa.float64()),
+    pa.field("size", pa.float64()),
+    pa.field("ts", TIMESTAMP),
+    pa.field("seq", pa.int64()),
+    pa.field("source", pa.string()),
+]
+
+#: Last prices: at most one a symbol. ``ts`` is the trade's time, or the last microsecond of the aggregate;
+#: ``seq`` the trade's sequence number, or the aggregate's version; ``source`` is one of ``SOURCES``.
+PRICES = pa.schema(_PRICE_FIELDS)
+
+_MICROS = 1_000_000
+_LONGEST_NAME = 0xFFFF
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Records and what each goes by; both of length n.
+
+    Attributes:
+        names: a bar's is ``timeframe:symbol``, a price's its symbol. A ``pa.StringArray``.
+        rows: of dtype BAR or PRICE.
+    """
+
+    names: Any
+    rows: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def slice(self, start: int, stop: int) -> Packed:
+        """Return the records ``[start, stop)``, without a copy."""
+        return Packed(self.names.slice(start, stop - start), self.rows[start:stop])
+
+    def take(self, index: npt.NDArray[Any]) -> Packed:
+        """Return the records at ``index``: positions or a mask."""
+        at = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        return Packed(self.names.take(as_arrow(at)), self.rows[at])
+
+    def parts(self) -> tuple[bytes, bytes, bytes]:
+        """Return what goes over the wire: the names' lengths (u16 each), the names, and the records."""
+        if not len(self):
+            return b"", b"", b""
+        _, offsets, data = self.names.buffers()
+        first = self.names.offset
+        ends = np.frombuffer(offsets, np.int32)[first : first + len(self) + 1]
+        sizes = np.diff(ends)
+        if sizes.max() > _LONGEST_NAME:
+            raise ValueError(f"a symbol of {sizes.max()} bytes: the live store takes at most {_LONGEST_NAME}")
+        text = memoryview(data)[ends[0] : ends[-1]].tobytes() if data is not None else b""
+        return sizes.astype("<u2").tobytes(), text, self.rows.tobytes()
+
+    @classmethod
+    def of_parts(cls, sizes: bytes, names: bytes, rows: bytes, dtype: np.dtype) -> Packed:
+        """Read what ``parts`` gives.
+
+        Raises:
+            ValueError: the three do not fit together.
+        """
+        lengths = np.frombuffer(sizes, "<u2")
+        offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)))
+        records = np.frombuffer(rows, dtype)
+        if len(records) != len(lengths) or offsets[-1] != len(names):
+            raise ValueError("the parts of an entry do not fit together")
+        array = pa.StringArray.from_buffers(
+            len(lengths), pa.py_buffer(offsets.tobytes()), pa.py_buffer(names)
+        )
+        return cls(array, records)
+
+
+def pack_bars(bars: pa.Table, written: int) -> Packed:
+    """Pack bars of any symbols and timeframes, in their order.
+
+    Args:
+        bars: of ``schemas.BARS`` or ``partials.BAR_BATCH``.
+        written: when they are written, UTC seconds.
+    """
+    bars = bars.combine_chunks()
+    rows = np.empty(len(bars), BAR)
+    for name in ("ts", "end"):
+        rows[name] = _numbers(bars[name].combine_chunks().view(pa.int64()))
+    for name in (*_PRICES, "revision", "sessions"):
+        rows[name] = _numbers(bars[name])
+    counts: Any = bars["trade_count"]
+    rows["trade_count"] = _numbers(counts.fill_null(-1))
+    rows["flags"] = COMPLETE * _numbers(bars["complete"]) + FINAL * _numbers(bars["final"])
+    rows["written"] = written
+    return Packed(bar_names(bars), rows)
+
+
+def bar_names(bars: pa.Table) -> Any:
+    """Return what each bar goes by, ``timeframe:symbol``: no timeframe holds a colon."""
+    timeframe, symbol = (_plain(bars[name]) for name in ("timeframe", "symbol"))
+    return pc.binary_join_element_wise(timeframe, symbol, ":")
+
+
+def unpack_bars(packed: Packed) -> pa.Table:
+    """Return packed bars as a table of ``schemas.BARS``, in their order."""
+    rows = packed.rows
+    if not len(rows):
+        return BARS.empty_table()
+    cut: Any = pc.split_pattern(packed.names, ":", max_splits=1)
+    words = cut.flatten()
+    at = np.arange(len(rows))
+    columns = {
+        "symbol": words.take(as_arrow(2 * at + 1)),
+        "timeframe": words.take(as_arrow(2 * at)),
+        **{name: as_arrow(rows[name].copy()).view(TIMESTAMP) for name in ("ts", "end")},
+        **{name: as_arrow(rows[name].copy()) for name in _PRICES},
+        "vwap": as_arrow(rows["vwap"].copy(), mask=np.isnan(rows["vwap"])),
+        "trade_count": as_arrow(rows["trade_count"].copy(), mask=rows["trade_count"] < 0),
+        "sessions": as_arrow(rows["sessions"].astype(np.int32)),
+        "complete": as_arrow((rows["flags"] & COMPLETE) != 0),
+        "final": as_arrow((rows["flags"] & FINAL) != 0),
+        "revision": as_arrow(rows["revision"].copy()),
+    }
+    return pa.table([columns[name] for name in BARS.names], schema=BARS)
+
+
+def pack_prices(prices: pa.Table) -> Packed:
+    """Pack last prices of ``PRICES``, in their order."""
+    prices = prices.combine_chunks()
+    rows = np.empty(len(prices), PRICE)
+    rows["ts"] = _numbers(prices["ts"].combine_chunks().view(pa.int64()))
+    for name in ("seq", "price", "size"):
+        rows[name] = _numbers(prices[name])
+    rows["source"] = _numbers(pc.index_in(prices["source"], value_set=pa.array(SOURCES)))
+    return Packed(_plain(prices["symbol"]), rows)
+
+
+def unpack_prices(packed: Packed) -> pa.Table:
+    """Return packed last prices as a table of ``PRICES``, in their order."""
+    rows = packed.rows
+    columns = [
+        packed.names,
+        as_arrow(rows["price"].copy()),
+        as_arrow(rows["size"].copy(), mask=np.isnan(rows["size"])),
+        as_arrow(rows["ts"].copy()).view(TIMESTAMP),
+        as_arrow(rows["seq"].copy()),
+        pa.array(SOURCES).take(as_arrow(rows["source"].astype(np.int32))),
+    ]
+    return pa.table(columns, schema=PRICES)
+
+
+def merge_bars(held: pa.Table, came: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """Merge bars as they come into those that are held.
+
+    Held are, of each (symbol, timeframe), the latest bar whose window has ended, and the open bars after it:
+    several while the watermark is behind the newest trade. Of one window a bar that has ended is newer than
+    an open one, then the higher revision, then the later row.
+
+    Args:
+        held: of ``partials.BAR_BATCH``; what this function gave before, or nothing.
+        came: likewise, in their order.
+
+    Returns:
+        What is held now, and what of that came. Their dictionaries hold no more than their words.
+    """
+    bars = pa.concat_tables([held, *came]).unify_dictionaries().combine_chunks()
+    if not len(bars):
+        return held, held
+    coded: list[Any] = [bars[name].combine_chunks() for name in ("symbol", "timeframe")]
+    symbol, timeframe = (_numbers(column.indices) for column in coded)
+    pair = symbol.astype(np.int64) * (int(timeframe.max()) + 1) + timeframe
+    ts = _numbers(bars["ts"].combine_chunks().view(pa.int64()))
+    complete = _numbers(bars["complete"])
+    order = np.lexsort((_numbers(bars["revision"]), complete, ts, pair))
+    pair, ts, complete = pair[order], ts[order], complete[order]
+    stays = np.append((pair[1:] != pair[:-1]) | (ts[1:] != ts[:-1]), True)
+    if complete.any():
+        ended = np.full(int(pair[-1]) + 1, np.iinfo(np.int64).min)
+        np.maximum.at(ended, pair[complete], ts[complete])
+        stays &= np.where(complete, ts == ended[pair], ts > ended[pair])
+    order = order[stays]
+    bars = bars.take(as_arrow(order))
+    if len(coded[0].dictionary) > len(bars):
+        for place, name in enumerate(("symbol", "timeframe")):
+            words: Any = _plain(bars[name]).dictionary_encode()
+            bars = bars.set_column(place, BAR_BATCH.field(name), words)
+    return bars, bars.filter(as_arrow(order >= len(held)))
+
+
+def seconds(micros: int) -> int:
+    """Return an instant, UTC microseconds, as a record's ``written``."""
+    return min(max(micros // _MICROS, 0), 0xFFFFFFFF)
+
+
+def _plain(column: pa.ChunkedArray) -> Any:
+    """Return a column of words as one ``StringArray``."""
+    array: Any = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.string())
+    return array.cast(pa.string())
+
+
+def _numbers(column: Any) -> Any:
+    return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fibflow.io.liverecords import (
+    BAR,
+    PRICE,
+    Packed,
+    merge_bars,
+    pack_bars,
+    pack_prices,
+    seconds,
+    unpack_bars,
+    unpack_prices,
+)
+from fibflow.tests.io.livestores import MINUTE, T0, bar, closed, price, prices, rows, table
+from fibflow.transforms.schemas import BARS
+
+UNTIMED = settings(deadline=None)
+SYMBOLS = st.sampled_from(["A", "BRK.B", "X:BTCUSD", "Ünï", "O:SPY251219C00650000"])
+TIMEFRAMES = st.sampled_from(["1m", "4h", "34d"])
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+LONGS = st.integers(-(2**63), 2**63 - 1)
+
+BARS_OF_ANY_KIND = st.builds(
+    bar,
+    SYMBOLS,
+    TIMEFRAMES,
+    st.integers(0, 2**52),
+    FLOATS,
+    open=FLOATS,
+    volume=FLOATS,
+    vwap=FLOATS | st.none(),
+    trade_count=st.integers(0, 2**63 - 1) | st.none(),
+    sessions=st.integers(0, 2**16 - 1),
+    complete=st.booleans(),
+    final=st.booleans(),
+    revision=st.integers(0, 2**31 - 1),
+)
+
+
+def over_the_wire(packed: Packed) -> Packed:
+    return Packed.of_parts(*packed.parts(), packed.rows.dtype)
+
+
+@UNTIMED
+@given(st.lists(BARS_OF_ANY_KIND, max_size=6))
+def test_bars_come_back_as_they_went(given):
+    bars = table(*given)
+    back = unpack_bars(over_the_wire(pack_bars(bars, 5)))
+    assert back.equals(bars.cast(BARS))
+
+
+@UNTIMED
+@given(st.lists(st.builds(price, SYMBOLS, FLOATS, LONGS, LONGS), max_size=6))
+def test_prices_come_back_as_they_went(given):
+    assert unpack_prices(over_the_wire(pack_prices(prices(*given)))).equals(prices(*given))
+
+
+def test_a_price_without_a_size_has_none_afterwards():
+    one = prices({**price("A", source="minute"), "size": None})
+    assert unpack_prices(pack_prices(one)).equals(one)
+
+
+def test_the_bytes_are_those_that_the_page_gives():
+    bars = table(
+        bar(
+            "A", "1m", T0, 2.5, vwap=None, trade_count=None, sessions=3, revision=4, complete=True, final=True
+        )
+    )
+    *head, vwap, count, revision, sessions, flags, written = struct.unpack(
+        "<qq6dqiHBI", pack_bars(bars, 77).rows.tobytes()
+    )
+    assert head == [T0, T0 + MINUTE, 1.5, 9.25, 0.5, 2.5, 100.0]
+    assert np.isnan(vwap)
+    assert (count, revision, sessions, flags, written) == (-1, 4, 3, 3, 77)
+    one = struct.unpack("<qqddB", pack_prices(prices(price("A", 2.5, T0, 9, "minute"))).rows.tobytes())
+    assert one == (T0, 9, 2.5, 100.0, 2)
+    assert (BAR.itemsize, PRICE.itemsize) == (83, 33)
+
+
+def test_parts_are_cut_and_picked_with_their_names():
+    packed = pack_bars(table(bar("A"), bar("BB"), bar("C", "5m")), 0)
+    assert packed.slice(1, 3).parts()[:2] == (struct.pack("<HH", 5, 4), b"1m:BB5m:C")
+    assert packed.take(np.array([2, 0])).parts()[1] == b"5m:C1m:A"
+    assert packed.take(np.array([False, True, False])).names.to_pylist() == ["1m:BB"]
+    assert packed.slice(0, 0).parts() == (b"", b"", b"")
+
+
+def test_parts_that_do_not_fit_together_are_refused():
+    sizes, names, records = pack_bars(table(bar("A")), 0).parts()
+    with pytest.raises(ValueError, match="do not fit"):
+        Packed.of_parts(sizes, names + b"x", records, BAR)
+    with pytest.raises(ValueError, match="do not fit"):
+        Packed.of_parts(sizes * 2, names * 2, records, BAR)
+
+
+def test_a_symbol_that_is_too_long_is_refused():
+    with pytest.raises(ValueError, match="at most 65535"):
+        pack_bars(table(bar("A" * 70_000)), 0).parts()
+
+
+def test_a_bar_of_several_chunks_and_of_plain_words_is_packed():
+    bars = pa.concat_tables([table(bar("A")), table(bar("B"))]).cast(BARS)
+    assert rows(unpack_bars(pack_bars(bars, 0)), "symbol") == [("A",), ("B",)]
+
+
+def test_seconds_stay_within_their_field():
+    assert [seconds(micros) for micros in (-1, 1_999_999, 2**62)] == [0, 1, 2**32 - 1]
+
+
+SMALL = st.builds(
+    bar,
+    st.sampled_from("AB"),
+    st.sampled_from(["1m", "5m"]),
+    st.integers(0, 2),
+    st.integers(0, 99).map(float),
+    complete=st.booleans(),
+    revision=st.integers(0, 2),
+)
+
+
+BLOCKS = st.lists(st.lists(SMALL, max_size=4), max_size=4)
+
+
+@UNTIMED
+@given(BLOCKS, BLOCKS)
+def test_merged_bars_are_those_of_a_plain_loop(first, second):
+    held, _ = merge_bars(table(), [table(*block) for block in first])
+    held, changed = merge_bars(held, [table(*block) for block in second])
+    expected = plain_merge(
+        [(row, at >= len(first)) for at, block in enumerate(first + second) for row in block]
+    )
+    assert sorted(rows(held)) == sorted(rows(table(*(row for row, _ in expected))))
+    assert sorted(rows(changed)) == sorted(rows(table(*(row for row, is_second in expected if is_second))))
+
+
+def plain_merge(came: list[tuple[dict, bool]]) -> list[tuple[dict, bool]]:
+    best: dict = {}
+    ended: dict = {}
+    for row, which in came:
+        window = row["symbol"], row["timeframe"], row["ts"]
+        held = best.get(window, (row, which))[0]
+        if (row["complete"], row["revision"]) >= (held["complete"], held["revision"]):
+            best[window] = row, which
+        if row["complete"]:
+            ended[window[:2]] = max(row["ts"], ended.get(window[:2], -1))
+    return [
+        found
+        for (*pair, ts), found in best.items()
+        if ts > ended.get(tuple(pair), -1) or (found[0]["complete"] and ts == ended[tuple(pair)])
+    ]
+
+
+def test_merged_bars_carry_no_words_of_others():
+    bars = table(*(bar(f"S{i}") for i in range(100))).slice(7, 2)
+    for found in merge_bars(table(), [bars]):
+        column: Any = found["symbol"].combine_chunks()
+        assert column.dictionary.to_pylist() == ["S7", "S8"]
+
+
+def test_nothing_merged_is_nothing():
+    assert merge_bars(table(), []) == (table(), table())
+    assert merge_bars(table(), [table(), table(closed("A"))])[1].num_rows == 1
