@@ -27,15 +27,17 @@ UV_VERSION := 0.13.9
 TYPED := $(VENV)/typed
 # Coverage's own threshold mixes statements with branches: `make test` reads the branches' from here.
 COVERAGE := .cache/coverage.json
+# PyPI has this version as a source archive only: it stands apart from the lock, with its hash.
+FLINK := apache-flink-libraries==1.19.3 --hash=sha256:4a58e3a1fb7d83340bc96b6c080624c6d792d69fae5d294b96224775204a9c60
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench bench-stream up down lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
-setup: $(STAMPS)/project ## create .venv, with the locked packages and this project in it
+setup: $(STAMPS)/project $(STAMPS)/flink $(STAMPS)/jobserver ## create .venv, with the locked packages, Flink and this project in it
 
-demo: setup ## run the whole batch job on real daily history into ./demo-lake; no server, no account
+demo: setup ## real daily history through the whole job into ./demo-lake, then live bars of its last day (Java 17); no account
 	@$(PY) -m pipelines.demo $(ARGS)
 
 test: setup ## run every test; fails when the branch coverage of transforms/ is under 95 %
@@ -56,6 +58,15 @@ format: setup ## let ruff fix and format what it can
 
 bench: setup ## the full-size benchmark against DuckDB and Polars; takes long, and gigabytes of disk
 	@$(PY) -m benchmarks.run --incremental $(ARGS)
+
+up: setup ## start the local stack: Redis, PostgreSQL, AWS emulator, Flink, Beam's job server and workers
+	@$(PY) -m runners.local up $(ARGS)
+
+down: setup ## stop the local stack; its data and logs stay in .local
+	@$(PY) -m runners.local down $(ARGS)
+
+bench-stream: setup ## the live pipeline on the local stack: catching up, latency, growth; takes long
+	@$(PY) -m benchmarks.stream $(ARGS)
 
 lock: $(STAMPS)/venv ## remake requirements.lock from setup.py; ARGS=--upgrade takes newer versions
 	@$(PIP) install uv==$(UV_VERSION)
@@ -104,3 +115,22 @@ $(STAMPS)/packages: requirements.lock $(STAMPS)/venv
 $(STAMPS)/project: setup.py pyproject.toml __init__.py $(STAMPS)/packages
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(STAMPS)/flink: Makefile $(STAMPS)/packages
+	@echo 'make setup: installing Flink' >&2
+	@echo '$(FLINK)' > $@.txt
+	@$(PIP) install --require-hashes --no-deps --no-build-isolation --no-binary apache-flink-libraries --requirement $@.txt
+	@touch $@
+
+# Live bars run on Flink, which is Java's. Without it setup goes on: history needs none, and the demo says what it left out.
+$(STAMPS)/jobserver: $(shell find runners/flink -path runners/flink/target -prune -o -type f -print 2>/dev/null) $(STAMPS)/project
+	@if ! { command -v java && command -v mvn; } >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo 'make setup: installing Java 17 and Maven with apt-get' >&2; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends openjdk-17-jdk-headless maven; } >/dev/null; \
+	fi; \
+	if command -v java >/dev/null && command -v mvn >/dev/null; then \
+	  echo 'make setup: building the Flink job server' >&2; \
+	  $(PY) -P -c 'from fibflow.runners import jobserver; jobserver.build()' && touch $@; \
+	else \
+	  echo 'make setup: no Java 17 or no Maven: live bars are left out (Debian: sudo apt-get install openjdk-17-jdk-headless maven)' >&2; \
+	fi

@@ -75,8 +75,18 @@ def new_run_id() -> str:
     return uuid.uuid4().hex[:16]
 
 
-def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and leave with its exit code; a known error is one line on standard error."""
+def run_main(
+    run: Callable[[Sequence[str] | None], int],
+    argv: Sequence[str] | None = None,
+    known: tuple[type[Exception], ...] = (),
+) -> NoReturn:
+    """Run a command line and leave with its exit code; a known error is one line on standard error.
+
+    Args:
+        run: the command.
+        argv: its arguments.
+        known: errors of services that only some commands use.
+    """
     logging.basicConfig(
         level=os.environ.get("FIBFLOW_LOG", "ERROR").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
@@ -84,6 +94,7 @@ def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
         # Beam logs what a worker raised, several times, before the one line that says it.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     program = Path(sys.argv[0]).name.removesuffix(".py")
+    failures: tuple[type[Exception], ...] = (AwsError, InputError, LakeError, PropertyMismatch, *known)
     try:
         code = run(argv)
         sys.stdout.flush()
@@ -93,7 +104,7 @@ def run_main(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | N
         code = FAILED
     except (UsageError, TimeframeError, CalendarError) as error:
         code = _say(program, error, USAGE)
-    except (AwsError, InputError, LakeError, PropertyMismatch) as error:
+    except failures as error:
         code = _say(program, error, FAILED)
     except KeyboardInterrupt:
         code = _say(program, RuntimeError("interrupted: run again"), FAILED)

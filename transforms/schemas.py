@@ -175,8 +175,8 @@ TRADES = pa.schema(
     ]
 )
 
-#: Aggregates of a minute or a second as parsed; ``ts`` is the start. ``version`` is the producer's stamp, else
-#: the arrival time, UTC microseconds.
+#: Aggregates of a minute or a second as parsed; ``ts`` is the start. ``version`` is the producer's stamp,
+#: else the arrival time, UTC microseconds.
 AGGREGATES = pa.schema(
     [
         pa.field("symbol", SYMBOL),
@@ -201,8 +201,8 @@ _STORED_ORIGIN: list[Any] = [
     pa.field("place", pa.int32()),
 ]
 
-#: The table ``bronze.ticks``: each message of the stream that could be read. ``kind`` is the feed's name of it:
-#: ``T``, ``A`` or ``AM``. Its identity is (shard, sequence, sub, place).
+#: The table ``bronze.ticks``: each message of the stream that could be read. ``kind`` is the feed's name of
+#: it: ``T``, ``A`` or ``AM``. Its identity is (shard, sequence, sub, place).
 TICKS = pa.schema(
     [
         *_TICK,

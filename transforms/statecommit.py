@@ -1,10 +1,10 @@
 """Beam's writes of user state, all sent before the first is waited for.
 
 Beam 2.70 ends a bundle by writing each cell and waiting for the answer before the next (``commit`` of
-``SynchronousBagRuntimeState``): with some cells a key, keys by the dozen and a millisecond an answer, that is most
-of a bundle's time. Here they go out together, in the same order over the same stream, and the bundle ends when all
-are answered, so nothing is weaker. To be dropped when Beam does so: ``tests/transforms/test_statecommit.py`` fails
-then.
+``SynchronousBagRuntimeState``): with some cells a key, keys by the dozen and a millisecond an answer, that
+is most of a bundle's time. Here they go out together, in the same order over the same stream, and the bundle
+ends when all are answered, so nothing is weaker. To be dropped when Beam does so: then
+``tests/transforms/test_statecommit.py`` fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def _send(cell: Any) -> None:
     if cell._cleared:
         answer = cell._state_handler.clear(cell._state_key)
     if cell._added_elements:
-        answer = cell._state_handler.extend(cell._state_key, cell._value_coder.get_impl(), cell._added_elements)
+        answer = cell._state_handler.extend(
+            cell._state_key, cell._value_coder.get_impl(), cell._added_elements
+        )
     setattr(cell, _PENDING, answer)
 
 
@@ -40,5 +42,7 @@ def _send_all_then_wait(context: Any) -> None:
 
 def install() -> None:
     """Make this process's Beam workers write so; done by each module whose DoFns keep much state."""
-    bundle_processor.SynchronousBagRuntimeState.commit = _send  # type: ignore[method-assign]
-    bundle_processor.FnApiUserStateContext.commit = _send_all_then_wait  # type: ignore[method-assign]
+    cell: Any = bundle_processor.SynchronousBagRuntimeState
+    cell.commit = _send
+    context: Any = bundle_processor.FnApiUserStateContext
+    context.commit = _send_all_then_wait
