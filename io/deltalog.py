@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -21,9 +22,12 @@ from fibflow.io.datafiles import DataFile, TableSpec
 from fibflow.io.storage import Storage
 
 LOG = "_delta_log"
+_LAST_CHECKPOINT = f"{LOG}/_last_checkpoint"
+PREFIX = "fibflow."
 SCOPE = "fibflow.scope"
 RUN = "fibflow.run"
 COMMIT = "fibflow.commit"
+_READ_AHEAD = 16
 
 _COMMIT_FILE = re.compile(r"^(\d{20})\.(?:json|checkpoint(?:\.[^/]*)?\.parquet)$")
 
@@ -149,7 +153,10 @@ class DeltaLog:
 
     def head(self) -> int:
         """The newest version, -1 where there is no table."""
-        found = (_COMMIT_FILE.match(name) for name in self.storage.names(LOG))
+        # A stream's log has tens of thousands of versions: only what follows the checkpoint is listed.
+        hint = self.storage.read(_LAST_CHECKPOINT) if self.storage.is_s3 else None
+        after = f"{json.loads(hint)['version']:020d}" if hint else ""
+        found = (_COMMIT_FILE.match(name) for name in self.storage.names(LOG, after))
         return max((int(m.group(1)) for m in found if m), default=-1)
 
     def read(self, version: int) -> Entry | None:
@@ -159,10 +166,36 @@ class DeltaLog:
             return None
         return Entry(version, [json.loads(line) for line in content.splitlines() if line.strip()])
 
+    def backwards(self, version: int) -> Iterator[Entry]:
+        """The commits from a version back to the oldest that the log still holds."""
+        ahead = _READ_AHEAD if self.storage.is_s3 else 1
+        with ThreadPoolExecutor(ahead) as pool:
+            for newest in range(version, -1, -ahead):
+                oldest = max(-1, newest - ahead)
+                for entry in pool.map(self.read, range(newest, oldest, -1)):
+                    if entry is None:
+                        return
+                    yield entry
+
     def put(self, version: int, actions: Iterable[Mapping[str, Any]], token: str) -> bool:
         """Makes a version, atomically; False when it exists already."""
         lines = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
         return self.storage.put_if_absent(f"{LOG}/{version:020d}.json", lines.encode(), token)
+
+
+def commit_info(
+    operation: str, run: str, token: str, scope: Scope, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a commit says of itself, but for its time and the version that it follows."""
+    return {
+        "operation": operation,
+        "operationParameters": {"mode": "Append"},
+        "engineInfo": "fibflow",
+        RUN: run,
+        COMMIT: token,
+        SCOPE: scope.to_json(),
+        **{PREFIX + key.removeprefix(PREFIX): value for key, value in metadata.items()},
+    }
 
 
 def creation_actions(

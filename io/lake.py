@@ -18,7 +18,17 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fibflow.io.datafiles import DataFile, DataFileWriter, TableSpec
-from fibflow.io.deltalog import COMMIT, RUN, SCOPE, DeltaLog, Entry, Scope, creation_actions, schema_string
+from fibflow.io.deltalog import (
+    COMMIT,
+    PREFIX,
+    RUN,
+    DeltaLog,
+    Entry,
+    Scope,
+    commit_info,
+    creation_actions,
+    schema_string,
+)
 from fibflow.io.failpoints import hit
 from fibflow.io.snapshot import Snapshot
 from fibflow.io.storage import LakeError, Storage
@@ -36,9 +46,9 @@ __all__ = [
     "Scope",
     "TableMissing",
     "TableSpec",
+    "VersionMissing",
 ]
 
-PREFIX = "fibflow."
 _CHECKPOINT_EVERY = 10
 _CHECKPOINT_ACTIONS = 2_000
 _ATTEMPTS = 100
@@ -59,6 +69,10 @@ class PropertyMismatch(LakeError):
 
 class TableMissing(LakeError):
     """There is no such table."""
+
+
+class VersionMissing(LakeError):
+    """The table is not as old as that."""
 
 
 def _utc_now() -> datetime:
@@ -181,7 +195,10 @@ class LakeTable:
             for file in entry.files("remove", moved=False):
                 if added.pop(file.path, None) is None:
                     removed[file.path] = file
-            added |= {file.path: file for file in entry.files("add", moved=False)}
+            for file in entry.files("add", moved=False):
+                # A stream takes commits back, and may give them again.
+                if removed.pop(file.path, None) is None:
+                    added[file.path] = file
         return list(added.values()), list(removed.values())
 
     def commit(
@@ -197,6 +214,7 @@ class LakeTable:
         metadata: Mapping[str, Any] | None = None,
         operation: str = "WRITE",
         data_change: bool = True,
+        exact: bool = False,
     ) -> int:
         """Makes ``add`` visible and ``remove`` invisible in one version, and returns it.
 
@@ -206,29 +224,24 @@ class LakeTable:
             base_version: the snapshot's version that this run worked from, -1 where there was no table.
             scope: what this run may change; later runs read it from the commit.
             run: the run's id, for other runs' error lines.
-            properties: set in the same version, others stay; keys start with ``fibflow.``.
+            properties: set in the same version, others stay; keys start with ``fibflow.``, or ``delta.`` for
+                Delta's own.
             app: application transactions, set in the same version.
             metadata: more facts for the commit, JSON values; keys get the prefix ``fibflow.``.
             operation: Delta's word for what was done.
             data_change: False when rows only moved between files.
+            exact: land as the version after the base, or not at all.
 
         Raises:
             ConflictError: a version since the base changed rows of the same scope, or the same property.
-            RebaseNeeded: none did, but files to remove are gone, or an application transaction is ahead.
+            RebaseNeeded: none did, but files to remove are gone, or an application transaction is ahead; or,
+                when ``exact``, another version came first.
             PropertyMismatch: another run made the table meanwhile, with other properties.
         """
         token = self._new_id()
         draft = _Draft(tuple(add), tuple(remove), scope, run, properties or {}, app or {}, data_change)
         draft.validate(self.spec)
-        info = {
-            "operation": operation,
-            "operationParameters": {"mode": "Append"},
-            "engineInfo": "fibflow",
-            RUN: run,
-            COMMIT: token,
-            SCOPE: scope.to_json(),
-            **{PREFIX + key.removeprefix(PREFIX): value for key, value in (metadata or {}).items()},
-        }
+        info = commit_info(operation, run, token, scope, metadata or {})
         hit("before-commit")
         seen = base_version
         for _ in range(_ATTEMPTS):
@@ -238,6 +251,8 @@ class LakeTable:
                 # The put may have landed although its answer was lost.
                 if entry.info.get(COMMIT) == token:
                     return version
+                if exact:
+                    raise RebaseNeeded(f"{self.spec.name} has a version {version} meanwhile: run again")
                 self._judge(entry, draft)
             seen = max(seen, head)
             now = int(self.clock().timestamp() * 1000)
@@ -245,7 +260,7 @@ class LakeTable:
             actions = [{"commitInfo": stamp}, *self._actions(head, base_version, draft, now)]
             if self.log.put(head + 1, actions, token):
                 hit("after-commit")
-                self._checkpoint(head + 1, len(add) + len(remove))
+                self.checkpoint(head + 1, len(add) + len(remove))
                 return head + 1
         raise ConflictError(f"{self.spec.name} is written to too often to commit: run again")
 
@@ -275,31 +290,34 @@ class LakeTable:
     def _actions(self, head: int, base_version: int, draft: _Draft, now: int) -> list[dict[str, Any]]:
         """The actions of the draft as version ``head + 1``."""
         actions: list[dict[str, Any]] = []
+        stamp = now
         if head < base_version:
             raise LakeError(f"{self.spec.name} has no version {base_version} any more: run again")
         if head < 0:
             actions += creation_actions(self.spec, str(uuid.UUID(self._new_id())), now, draft.properties)
         else:
-            actions += self._on_top(head, base_version, draft)
+            metadata, newest = self._on_top(head, base_version, draft)
+            actions += metadata
+            # Files of a later version are younger, whatever the clocks say.
+            stamp = max(now, newest + 1)
         actions += [
             {"txn": {"appId": app_id, "version": version, "lastUpdated": now}}
             for app_id, version in draft.app.items()
         ]
         actions += [{"remove": f.to_remove_action(now, draft.data_change)} for f in draft.remove]
-        actions += [{"add": f.to_add_action(now, draft.data_change)} for f in draft.add]
+        actions += [{"add": f.to_add_action(stamp, draft.data_change)} for f in draft.add]
         return actions
 
-    def _on_top(self, head: int, base_version: int, draft: _Draft) -> list[dict[str, Any]]:
-        """Checks the draft against version ``head``; returns the new metadata where properties change."""
+    def _on_top(self, head: int, base_version: int, draft: _Draft) -> tuple[list[dict[str, Any]], int]:
+        """Checks the draft against version ``head``.
+
+        Returns the new metadata where properties change, and the stamp of the youngest file.
+        """
         table = self.open(head)
-        writer = table.protocol().min_writer_version
-        if writer > _WRITER_VERSION:
-            raise LakeError(
-                f"another tool moved {self.spec.name} to Delta's writer version {writer}; Fibflow writes "
-                f"{_WRITER_VERSION}: use another lake"
-            )
-        self._check_schema(table)
-        active = Snapshot.of(table, self.storage, self.spec).paths
+        self.check_writable(table)
+        snapshot = Snapshot.of(table, self.storage, self.spec)
+        active = snapshot.paths
+        newest = max(snapshot.newest, *(file.modified for file in draft.add), 0)
         if gone := {file.path for file in draft.remove} - active:
             raise RebaseNeeded(f"{self.spec.name}: {len(gone)} of the files to replace are gone: run again")
         if twice := {file.path for file in draft.add} & active:
@@ -307,7 +325,7 @@ class LakeTable:
         current = table.metadata().configuration
         changed = {k: v for k, v in draft.properties.items() if current.get(k) != v}
         if not changed:
-            return []
+            return [], newest
         if base_version < 0:
             self.check(changed, current)
         elif head > base_version:
@@ -317,7 +335,17 @@ class LakeTable:
                     f"another run set {moved[0]} of {self.spec.name} to {current[moved[0]]} "
                     "at the same time: nothing was written; run again"
                 )
-        return [{"metaData": self._metadata(table, {**current, **changed})}]
+        return [{"metaData": self._metadata(table, {**current, **changed})}], newest
+
+    def check_writable(self, table: DeltaTable) -> None:
+        """Raises LakeError where an open table has other columns or a newer protocol than we write."""
+        writer = table.protocol().min_writer_version
+        if writer > _WRITER_VERSION:
+            raise LakeError(
+                f"another tool moved {self.spec.name} to Delta's writer version {writer}; Fibflow writes "
+                f"{_WRITER_VERSION}: use another lake"
+            )
+        self._check_schema(table)
 
     def _metadata(self, table: DeltaTable, configuration: Mapping[str, str]) -> dict[str, Any]:
         found = table.metadata()
@@ -341,7 +369,8 @@ class LakeTable:
                 "writes: use another lake"
             )
 
-    def _checkpoint(self, version: int, actions: int) -> None:
+    def checkpoint(self, version: int, actions: int) -> None:
+        """Makes a checkpoint now and then, after a commit of so many actions."""
         if actions < _CHECKPOINT_ACTIONS and (version == 0 or version % _CHECKPOINT_EVERY):
             return
         # The commit has landed; a checkpoint only makes the next opens faster.
@@ -353,7 +382,7 @@ class LakeTable:
         stamped = [(c["timestamp"], c["version"]) for c in self.history() if "timestamp" in c]
         found = [version for at, version in stamped if at <= wanted]
         if not found:
-            raise LakeError(f"{self.spec.name} has no version as old as {instant.isoformat()}")
+            raise VersionMissing(f"{self.spec.name} has no version as old as {instant.isoformat()}")
         return int(max(found))
 
 
@@ -373,7 +402,7 @@ class _Draft:
         adds, removes = [f.path for f in self.add], [f.path for f in self.remove]
         if len(set(adds)) < len(adds) or set(adds) & set(removes):
             raise ValueError(f"{spec.name}: a file is added twice, or added and removed")
-        if strange := [key for key in self.properties if not key.startswith(PREFIX)]:
+        if strange := [key for key in self.properties if not key.startswith((PREFIX, "delta."))]:
             raise ValueError(f"{spec.name}: the property {strange[0]!r} does not start with {PREFIX!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +21,14 @@ from fibflow.io.deltalog import LOG, Scope
 from fibflow.io.lake import LakeTable, RebaseNeeded
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import LakeError
+from fibflow.io.streamtables import KEPT, STREAM, StreamJob
+from fibflow.io.takeback import COMPACTED, COMPACTED_UNTIL, number_of
 
 RETENTION_HOURS = 30 * 24
+#: How long a stream's files stay apart, so that a job that goes back to a savepoint can take them back.
+KEEP_APART = timedelta(hours=24)
+#: Which of the rows that one commit has of a key stays: the greatest.
+_DECIDE = ("revision", "final")
 _ATTEMPTS = 5
 
 
@@ -46,19 +53,26 @@ class VacuumReport:
     dry_run: bool
 
 
-def compact(table: LakeTable, target_rows: int, run: str, dry_run: bool = False) -> CompactionReport:
+def compact(
+    table: LakeTable, target_rows: int, run: str, dry_run: bool = False, keep_apart: timedelta = KEEP_APART
+) -> CompactionReport:
     """Merges the files under half of ``target_rows`` of each partition into files of about ``target_rows``.
 
     The new files are sorted by the spec's ``sort_by`` and unique by its ``key``: of rows with one key, that
-    of the latest commit's file stays. Cuts are made between values of the first sort column where they can
-    be. Runs that commit meanwhile are not disturbed: what they replaced is merged again. ``run`` is unique
-    and names the files.
+    of the latest commit's file stays, and of one commit the greatest revision. Cuts are made between values
+    of the first sort column where they can be. Runs that commit meanwhile are not disturbed: what they
+    replaced is merged again. ``run`` is unique and names the files.
+
+    Of a table that a stream may have to take commits back from, the files of the last ``keep_apart`` stay as
+    they are: savepoints older than that can no longer be started from.
 
     Raises TableMissing; RebaseNeeded when other runs keep replacing the files.
     """
+    until = table.clock() - keep_apart
     for attempt in range(_ATTEMPTS):
         snapshot = table.snapshot()
-        groups = _small_files(snapshot, target_rows)
+        apart, facts = _kept_apart(table, snapshot, until)
+        groups = _small_files(snapshot, target_rows, apart)
         old = [file for group in groups for file in group]
         if dry_run or not groups:
             after = sum(_pieces(sum(f.rows for f in group), target_rows) for group in groups)
@@ -73,6 +87,7 @@ def compact(table: LakeTable, target_rows: int, run: str, dry_run: bool = False)
                 base_version=snapshot.version,
                 scope=Scope(symbols=()),
                 run=run,
+                metadata=facts,
                 operation="OPTIMIZE",
                 data_change=False,
             )
@@ -84,6 +99,33 @@ def compact(table: LakeTable, target_rows: int, run: str, dry_run: bool = False)
     raise AssertionError("unreachable")
 
 
+def _kept_apart(
+    table: LakeTable, snapshot: Snapshot, until: datetime
+) -> tuple[frozenset[str] | None, dict[str, Any]]:
+    """The files that came after an instant, and what a compaction of the others has to say of itself.
+
+    None where no stream takes anything back.
+    """
+    job = StreamJob.of_property(snapshot.properties.get(STREAM))
+    if job is None or table.spec.name in KEPT:
+        return None, {}
+    app_id = job.app_id(table.spec.name)
+    bound = int(until.timestamp() * 1000)
+    young: set[str] = set()
+    through = table.open(snapshot.version).transaction_version(app_id) or 0
+    for entry in table.log.backwards(snapshot.version):
+        if entry.info.get("timestamp", bound) < bound:
+            break
+        young |= {file.path for file in entry.files("add", moved=False)}
+        number = number_of(entry, app_id)
+        # Numbers have no gaps: a commit's is one more than that of the one before.
+        through = through if number is None else number - 1
+    return frozenset(young), {
+        COMPACTED: {app_id: through},
+        COMPACTED_UNTIL: until.isoformat(timespec="seconds"),
+    }
+
+
 def _report(groups: list[list[DataFile]], after: int, version: int | None) -> CompactionReport:
     files = [file for group in groups for file in group]
     return CompactionReport(
@@ -91,15 +133,31 @@ def _report(groups: list[list[DataFile]], after: int, version: int | None) -> Co
     )
 
 
-def _small_files(snapshot: Snapshot, target_rows: int) -> list[list[DataFile]]:
-    """The small files of each partition that has several, oldest first."""
+def _small_files(
+    snapshot: Snapshot, target_rows: int, young: frozenset[str] | None = None
+) -> list[list[DataFile]]:
+    """The small files of each partition that has several, oldest first.
+
+    Where a later commit's row counts over an earlier one's (``young`` is given), no commit of which a file
+    is left apart lies between those of a group.
+    """
     apart = snapshot.spec.apart
     mixed = {file.path for file in snapshot.select(where={apart: False})} if apart else set()
-    groups: dict[tuple[object, ...], list[DataFile]] = defaultdict(list)
+    small: dict[tuple[object, ...], list[DataFile]] = defaultdict(list)
+    left: dict[tuple[object, ...], set[int]] = defaultdict(set)
     for file in snapshot.select():
-        if file.rows * 2 < target_rows:
-            groups[(*file.partition.values(), file.path in mixed)].append(file)
-    return [sorted(group, key=lambda f: (f.modified, f.path)) for group in groups.values() if len(group) > 1]
+        partition: tuple[object, ...] = (*file.partition.values(), file.path in mixed)
+        if file.rows * 2 < target_rows and file.path not in (young or ()):
+            small[partition].append(file)
+        elif young is not None:
+            left[partition].add(file.modified)
+    groups: dict[tuple[object, ...], list[DataFile]] = defaultdict(list)
+    for folder, files in small.items():
+        between = sorted(left[folder])
+        for file in sorted(files, key=lambda f: (f.modified, f.path)):
+            before, after = bisect_left(between, file.modified), bisect_right(between, file.modified)
+            groups[(folder, before, after)].append(file)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _pieces(rows: int, target_rows: int) -> int:
@@ -111,9 +169,9 @@ def _merge(
 ) -> Iterator[DataFile]:
     spec = table.spec
     columns = spec.file_schema.names
-    # In order of commits, so that the last of equal keys is the latest.
     parts = [read_files(table.storage, spec, [file], columns)[0] for file in group]
-    rows = _sorted_unique(pa.concat_tables(parts), spec)
+    commits = np.repeat([file.modified for file in group], [len(part) for part in parts])
+    rows = _sorted_unique(pa.concat_tables(parts), spec, commits)
     writer = table.writer()
     # As old as its newest row, so that rows committed meanwhile still count as later.
     modified = max(file.modified for file in group)
@@ -122,11 +180,14 @@ def _merge(
         yield replace(file, modified=modified)
 
 
-def _sorted_unique(rows: pa.Table, spec: TableSpec) -> pa.Table:
-    """The rows sorted, the last of each key kept; ``rows`` come oldest first."""
+def _sorted_unique(rows: pa.Table, spec: TableSpec, commits: np.ndarray) -> pa.Table:
+    """The rows sorted, the last of each key kept; ``commits`` orders their commits, shape (rows,)."""
     key = [name for name in spec.key if name in rows.column_names]
     if key:
-        order = np.asarray(_order(rows, key))
+        decide = [name for name in _DECIDE if name in rows.column_names]
+        order = np.asarray(
+            _order(rows.append_column("__commit", pa.array(commits)), [*key, "__commit", *decide])
+        )
         ordered = rows.select(key).take(pa.array(order))
         last = np.ones(len(order), dtype=bool)
         if len(order) > 1:
@@ -218,11 +279,8 @@ def _is_staged(path: str) -> bool:
 def _removed_since(table: LakeTable, cutoff: int) -> set[str]:
     """The files that a version younger than ``cutoff`` (milliseconds) still held."""
     paths: set[str] = set()
-    for version in range(table.version, -1, -1):
-        entry = table.log.read(version)
-        # A commit's stamp is its writer's clock: one commit is no proof that older ones are old.
-        if entry is None:
-            break
+    # A commit's stamp is its writer's clock: one commit is no proof that older ones are old.
+    for entry in table.log.backwards(table.version):
         paths |= {
             file.path
             for action, file in zip(entry.of("remove"), entry.files("remove"), strict=True)

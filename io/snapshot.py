@@ -85,6 +85,14 @@ class Snapshot:
         """Bytes of all files."""
         return int(pc.sum(self.files.column("size_bytes")).as_py() or 0)
 
+    @property
+    def newest(self) -> int:
+        """When the youngest file came, milliseconds since 1970; 0 where there is none.
+
+        Exact as an order: a later version's files are younger.
+        """
+        return int(pc.max(self.files.column("modification_time")).as_py() or 0)
+
     @cached_property
     def paths(self) -> frozenset[str]:
         """The files, relative to the table."""
@@ -208,6 +216,19 @@ def read_files(
 
     ``condition`` is tested on stored columns; those on partitions ``select`` has settled.
     """
+    parts, stats = read_parts(storage, spec, files, columns, condition, dictionary)
+    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]), stats
+
+
+def read_parts(
+    storage: Storage,
+    spec: TableSpec,
+    files: Iterable[DataFile],
+    columns: Sequence[str] | None = None,
+    condition: Filter | None = None,
+    dictionary: Collection[str] = (),
+) -> tuple[list[pa.Table], ReadStats]:
+    """The rows of each of some data files, as ``read_files`` has them; an empty table where there is none."""
     wanted = list(columns) if columns is not None else spec.schema.names
     if unknown := [name for name in wanted if name not in spec.schema.names]:
         raise ValueError(f"{spec.name} has no column {unknown[0]!r}")
@@ -223,9 +244,8 @@ def read_files(
             parts = list(pool.map(one, work))
     else:
         parts = [one(file) for file in work]
-    empty = _no_rows(_fields(spec, wanted, dictionary))
-    table = pa.concat_tables([part for part, _ in parts if part.num_rows] or [empty])
-    return table, sum((cost for _, cost in parts), ReadStats())
+    found = [part for part, _ in parts] or [_no_rows(_fields(spec, wanted, dictionary))]
+    return found, sum((cost for _, cost in parts), ReadStats())
 
 
 def _read_file(

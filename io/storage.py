@@ -95,11 +95,14 @@ class Storage:
         """A path in this place as pyarrow's filesystem takes it."""
         return f"{self.base}/{relative}" if relative else self.base
 
-    def names(self, directory: str) -> list[str]:
+    def names(self, directory: str, after: str = "") -> list[str]:
         """The names of the files directly in ``directory``; none where it does not exist.
 
+        ``after`` saves listing names up to that one where the place can: others may come too.
         Raises LakeError where the place itself cannot be reached (a wrong bucket, refused credentials).
         """
+        if self.is_s3 and after:
+            return self._s3_names_after(directory, after)
         selector = pafs.FileSelector(self.path(directory), allow_not_found=True)
         try:
             if not self.is_s3:
@@ -114,6 +117,20 @@ class Storage:
         if bucket is not None and bucket.type == pafs.FileType.NotFound:
             raise LakeError(self.explain("read", FileNotFoundError("NoSuchBucket")))
         return [info.base_name for info in found]
+
+    def _s3_names_after(self, directory: str, after: str) -> list[str]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        assert self.aws is not None
+        bucket, _, prefix = self.path(directory).partition("/")
+        try:
+            pages = self.aws.boto3_client("s3").get_paginator("list_objects_v2")
+            found = pages.paginate(
+                Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/", StartAfter=f"{prefix}/{after}"
+            )
+            return [item["Key"][len(prefix) + 1 :] for page in found for item in page.get("Contents", ())]
+        except (BotoCoreError, ClientError) as error:
+            raise LakeError(self.explain("read", error)) from error
 
     def read(self, relative: str) -> bytes | None:
         """The whole content of one file, None where there is none."""

@@ -25,8 +25,8 @@ import numpy as np
 from fibflow.io import tables
 from fibflow.io.lake import Lake
 from fibflow.pipelines import cli
+from fibflow.pipelines.runner import KNOWN_ERRORS, Place, Runner, add_runner_arguments
 from fibflow.runners.memory import keep_freed_memory
-from fibflow.runners.profiles import KNOWN_RUNNERS
 from fibflow.transforms.timeframe import Anchor, IntradayAnchor, Timeframe, parse_timeframes
 
 
@@ -83,12 +83,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     made.add_argument(
-        "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
-    )
-    made.add_argument(
         "--workers", type=int, help="how many bundles at a time (default: one a core, at most 4)"
     )
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+    add_runner_arguments(made)
     return made
 
 
@@ -105,6 +103,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         UsageError, TimeframeError, CalendarError: the request cannot be met.
         InputError, LakeError, AwsError: the run failed; nothing was committed.
+        JobServerError, ServiceError: the runner's job server does not start.
     """
     args, beam_args = parser().parse_known_args(argv)
     began = time.monotonic()
@@ -119,44 +118,47 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise cli.UsageError("--input names one source: ask for days, or for minutes and hours, not for both")
     if args.start and args.end and args.start >= args.end:
         raise cli.UsageError(f"--start {args.start} is not before --end {args.end}")
+    place = Place.of(args)
     # Beam takes a second to import: not before the command line is known to be right.
     from fibflow.pipelines.job import BatchJob
     from fibflow.pipelines.request import Request
 
     keep_freed_memory()
     lake = Lake(args.lake, cli.aws_of(args, args.lake, args.input, args.staging))
-    jobs = []
-    for part in parts:
-        request = Request(
-            timeframes=part,
-            anchor=Anchor(args.anchor),
-            intraday_anchor=IntradayAnchor(args.intraday_anchor),
-            input=args.input,
-            calendar=args.calendar,
-            price_basis=args.price_basis,
-            symbols=symbols or None,
-            start=_day(args.start),
-            end=_day(args.end),
-            as_of=_day(args.as_of),
-            complete_only=args.complete_only,
-            full_refresh=args.full_refresh,
-            rewrite_calendar=args.rewrite_calendar,
-            dry_run=args.dry_run,
-            runner=args.runner,
-            workers=args.workers or cli.default_workers(),
-            beam_args=tuple(beam_args),
-            staging=args.staging,
-            run=cli.new_run_id(),
-            year=datetime.now(UTC).year,
-        )
-        jobs.append(BatchJob(lake, lake.aws, request))
-    if len(jobs) > 1:
-        # Each is a commit of its own: none of them, where one would be refused.
-        for job in jobs:
-            job.check()
-    for job, part in zip(jobs, parts, strict=True):
-        summary = job.run()
-        cli.print_table(f"batch {', '.join(t.name for t in part)}", summary.rows(time.monotonic() - began))
+    with Runner(place, beam_args) as runner:
+        jobs = []
+        for part in parts:
+            request = Request(
+                timeframes=part,
+                anchor=Anchor(args.anchor),
+                intraday_anchor=IntradayAnchor(args.intraday_anchor),
+                input=args.input,
+                calendar=args.calendar,
+                price_basis=args.price_basis,
+                symbols=symbols or None,
+                start=_day(args.start),
+                end=_day(args.end),
+                as_of=_day(args.as_of),
+                complete_only=args.complete_only,
+                full_refresh=args.full_refresh,
+                rewrite_calendar=args.rewrite_calendar,
+                dry_run=args.dry_run,
+                runner=runner,
+                workers=args.workers or cli.default_workers(),
+                staging=args.staging,
+                run=cli.new_run_id(),
+                year=datetime.now(UTC).year,
+            )
+            jobs.append(BatchJob(lake, lake.aws, request))
+        if len(jobs) > 1:
+            # Each is a commit of its own: none of them, where one would be refused.
+            for job in jobs:
+                job.check()
+        for job, part in zip(jobs, parts, strict=True):
+            summary = job.run()
+            cli.print_table(
+                f"batch {', '.join(t.name for t in part)}", summary.rows(time.monotonic() - began)
+            )
     return cli.OK
 
 
@@ -173,4 +175,4 @@ def _day(value: date | None) -> int | None:
 
 
 if __name__ == "__main__":
-    cli.run_main(run, sys.argv[1:])
+    cli.run_main(run, sys.argv[1:], known=KNOWN_ERRORS)

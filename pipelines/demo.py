@@ -1,10 +1,13 @@
-"""The whole batch job on real daily history, in one folder: ``make demo``.
+"""The whole job on real daily history, in one folder, then live: ``make demo``.
 
 The package ``bokeh-sampledata`` holds daily prices of AAPL, IBM and MSFT from March 2000, of GOOG and FB from
 their first day, to March 2013. They are landed, made into bars, printed and drawn. No server, no account.
 
+Where Java 17 is, the last session then goes through a live job: ``pipelines.livedemo``.
+
     python -m pipelines.demo
     python -m pipelines.demo --lake some-folder
+    python -m pipelines.demo --batch-only
 """
 
 from __future__ import annotations
@@ -30,10 +33,13 @@ _MARKER = ".made-by-fibflow-demo"
 
 def parser() -> cli.Parser:
     """Return the parser of the command line."""
-    made = cli.Parser(prog="pipelines.demo", description="Run the whole batch job on real daily history.")
+    made = cli.Parser(
+        prog="pipelines.demo", description="Run the whole job on real daily history, then live."
+    )
     made.add_argument(
         "--lake", type=Path, default=Path("demo-lake"), metavar="FOLDER", help="default: demo-lake"
     )
+    made.add_argument("--batch-only", action="store_true", help="leave the live part out")
     return made
 
 
@@ -44,7 +50,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         UsageError: the folder is there and the demo did not make it, or bokeh-sampledata is missing.
         InputError, LakeError: the job failed.
     """
-    folder: Path = parser().parse_args(argv).lake
+    args = parser().parse_args(argv)
+    folder: Path = args.lake
     stocks = _stocks()
     fresh_folder(folder)
     history = folder / "history"
@@ -52,7 +59,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     print(f"Real daily history of {', '.join(SYMBOLS)}: {rows:,} rows in {history}\n", flush=True)
 
     # Beam takes a second to import: not before the command line is known to be right.
-    from fibflow.pipelines import batch, inspect, load
+    from fibflow.pipelines import batch, inspect, livedemo, load
 
     lake, picture = str(folder), str(folder / f"{SHOWN}-5d.png")
     look = ["--lake", lake]
@@ -62,6 +69,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         (inspect.run, [*look, "dead-letters"]),
         (inspect.run, [*look, "bars", SHOWN, "--timeframe", "5d", "--last", "8"]),
         (inspect.run, [*look, "chart", SHOWN, "--timeframe", "5d", "--output", picture]),
+        *([] if args.batch_only else [(livedemo.run, look)]),
     )
     for step, arguments in steps:
         code = step(arguments)

@@ -21,7 +21,6 @@ from fibflow.io.storage import Storage
 from fibflow.pipelines import cli, facts
 from fibflow.pipelines.changes import Group, changed_rows, groups_of, minute_groups, rows_between
 from fibflow.pipelines.graph import Destination, run_bars
-from fibflow.pipelines.options import beam_options
 from fibflow.pipelines.plan import Plan, plan_bronze, plan_raw
 from fibflow.pipelines.publish import Bars, Publisher, read_staged, with_flags
 from fibflow.pipelines.request import Request, Summary
@@ -61,9 +60,8 @@ class BatchJob:
     def run(self) -> Summary:
         """Run the job and return what it did."""
         request = self.request
-        self.options = beam_options(request.runner, request.beam_args)
         with cli.staging_place(
-            request.staging, self.lake, request.runner == "direct", request.run
+            request.staging, self.lake, request.runner.place.local, request.run
         ) as staging:
             bronze = self._bronze()
             if bronze is None:
@@ -288,8 +286,9 @@ class BatchJob:
     def _run_pipeline(self, plan: Plan, spec: BarSpec, to: Destination) -> Manifest:
         units = len(plan.scattered) + plan.units
         what = f"bars of about {plan.rows:,} rows"
+        options = self.request.runner.options()
         with cli.known_errors(to.staging), cli.progress(to.staging, units, what):
-            return run_bars(plan, spec, to, self.options, self.request.workers)
+            return run_bars(plan, spec, to, options, self.request.workers)
 
     def _make_staged(self, plan: Plan, spec: BarSpec, staging: Storage) -> tuple[Bars, Manifest]:
         """Run the pipeline into staged files; return its bars with flags set."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.io import sinks, tables
 from fibflow.io.datafiles import TableSpec
@@ -36,6 +35,7 @@ from fibflow.pipelines.deadletters import commit_dead_letters
 from fibflow.pipelines.draft import Draft
 from fibflow.pipelines.facts import snapshot_of
 from fibflow.pipelines.plan import plan_raw
+from fibflow.pipelines.runner import Runner
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.schemas import LEDGER
 
@@ -57,9 +57,8 @@ class Request:
         symbols: the only ones to land; None for all.
         full_refresh: land all files, in place of all that the table holds.
         dry_run: write nothing.
-        options: Beam's.
+        runner: where to run.
         threads: how many units of work run at once in a worker.
-        local: workers see this machine's folders.
         staging: the place for temporary files; None for the default one.
         run: the run's id, unique.
         year: the current one.
@@ -72,9 +71,8 @@ class Request:
     symbols: frozenset[str] | None
     full_refresh: bool
     dry_run: bool
-    options: PipelineOptions
+    runner: Runner
     threads: int
-    local: bool
     staging: str | None
     run: str
     year: int
@@ -195,7 +193,7 @@ def _land(lake: Lake, request: Request) -> Report:
         report.said = "no new data: every file was landed before"
         return report
     base = Snapshot.empty(bronze.storage, bronze.spec) if request.full_refresh else snapshot
-    with cli.staging_place(request.staging, lake, request.local, request.run) as staging:
+    with cli.staging_place(request.staging, lake, request.runner.place.local, request.run) as staging:
         source = RawRows(request.input, request.kind, calendar, staging, lake.aws, request.symbols)
         source.stage(changes.to_land)
         known = KnownFiles(staging)
@@ -242,10 +240,11 @@ def _run(source: RawRows, target: Target, staging: Storage, request: Request) ->
     """Run the pipeline and return what it wrote. Nothing is committed."""
     plan = plan_raw(source)
     chunks = [*(items for _, items in plan.direct), *plan.scattered]
+    options = request.runner.options()
     with (
         cli.known_errors(staging),
         cli.progress(staging, len(chunks) + plan.units, f"loading about {plan.rows:,} rows"),
-        beam.Pipeline(options=request.options) as pipeline,
+        beam.Pipeline(options=options) as pipeline,
     ):
         land = LandFiles(source, target, chunks, plan.bounds, staging, request.threads)
         landed = pipeline | "LandFiles" >> land

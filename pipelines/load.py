@@ -23,8 +23,8 @@ from fibflow.io.files import filesystem_for
 from fibflow.io.lake import Lake
 from fibflow.io.storage import Storage
 from fibflow.pipelines import cli
+from fibflow.pipelines.runner import KNOWN_ERRORS, Place, Runner, add_runner_arguments
 from fibflow.runners.memory import keep_freed_memory
-from fibflow.runners.profiles import KNOWN_RUNNERS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,11 +55,9 @@ def parser() -> argparse.ArgumentParser:
         help="land all files anew, in place of all that the table holds",
     )
     made.add_argument("--dry-run", action="store_true", help="say what would be landed, and write nothing")
-    made.add_argument(
-        "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
-    )
     made.add_argument("--workers", type=int, help="bundles at a time (default: one a core, at most 4)")
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+    add_runner_arguments(made)
     return made
 
 
@@ -69,6 +67,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         UsageError, CalendarError: the request cannot be met.
         InputError, LakeError, AwsError: the load failed; the lake is as before.
+        JobServerError, ServiceError: the runner's job server does not start.
     """
     args, beam_flags = parser().parse_known_args(argv)
     began = time.monotonic()
@@ -79,29 +78,29 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise cli.UsageError("--full-refresh replaces the whole table: leave --symbols out")
     if args.workers is not None and args.workers < 1:
         raise cli.UsageError(f"--workers is {args.workers}: give 1 or more")
+    place = Place.of(args)
     lake = Lake(args.lake, cli.aws_of(args, args.lake, args.input, args.staging))
     _check_places(args.input, lake)
     # Beam takes a second to import: not before the command line is known to be right.
     from fibflow.pipelines.landing import Request, load
-    from fibflow.pipelines.options import beam_options
 
     keep_freed_memory()
-    request = Request(
-        input=args.input,
-        kind=args.kind,
-        price_basis=args.price_basis,
-        calendar=args.calendar,
-        symbols=symbols or None,
-        full_refresh=args.full_refresh,
-        dry_run=args.dry_run,
-        options=beam_options(args.runner, beam_flags),
-        threads=args.workers or cli.default_workers(),
-        local=args.runner == "direct",
-        staging=args.staging,
-        run=cli.new_run_id(),
-        year=datetime.now(UTC).year,
-    )
-    report = load(lake, request)
+    with Runner(place, beam_flags) as runner:
+        request = Request(
+            input=args.input,
+            kind=args.kind,
+            price_basis=args.price_basis,
+            calendar=args.calendar,
+            symbols=symbols or None,
+            full_refresh=args.full_refresh,
+            dry_run=args.dry_run,
+            runner=runner,
+            threads=args.workers or cli.default_workers(),
+            staging=args.staging,
+            run=cli.new_run_id(),
+            year=datetime.now(UTC).year,
+        )
+        report = load(lake, request)
     seconds = f"{time.monotonic() - began:.1f}"
     cli.print_table(f"load {request.spec.name}", [*report.rows(), ("seconds", seconds)])
     return cli.OK
@@ -116,4 +115,4 @@ def _check_places(source: str, lake: Lake) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(run, sys.argv[1:])
+    cli.run_main(run, sys.argv[1:], known=KNOWN_ERRORS)

@@ -12,10 +12,15 @@ from fibflow.runners.profiles import profile
 
 
 def beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
+    """Return the options of a bounded pipeline on ``runner``; see ``checked_options``."""
+    return checked_options(profile(runner).options, flags)
+
+
+def checked_options(given: Sequence[str], flags: Sequence[str]) -> PipelineOptions:
     """Return the options of a pipeline.
 
     Args:
-        runner: one of ``KNOWN_RUNNERS``.
+        given: a runner's, by its profile.
         flags: what our own parser did not know.
 
     Raises:
@@ -30,4 +35,4 @@ def beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
         raise UsageError(f"Beam: {error}") from error
     if unknown:
         raise UsageError(f"unknown option {unknown[0]} (see --help)")
-    return PipelineOptions([*profile(runner).options, *flags])
+    return PipelineOptions([*given, *flags])

@@ -10,6 +10,7 @@ import numpy as np
 
 from fibflow.io.dialect import Kind
 from fibflow.io.snapshot import ReadStats
+from fibflow.pipelines.runner import Runner
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import CalendarError, TradingCalendar
 from fibflow.transforms.timeframe import Anchor, IntradayAnchor, Timeframe
@@ -33,9 +34,8 @@ class Request:
     full_refresh: bool
     rewrite_calendar: bool
     dry_run: bool
-    runner: str
+    runner: Runner
     workers: int
-    beam_args: tuple[str, ...]
     staging: str | None
     run: str
     year: int

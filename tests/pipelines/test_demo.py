@@ -25,7 +25,7 @@ def packaged():
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "lake"
-    assert demo.run(["--lake", str(folder)]) == 0
+    assert demo.run(["--lake", str(folder), "--batch-only"]) == 0
     return folder
 
 

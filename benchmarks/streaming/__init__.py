@@ -1,0 +1,1 @@
+"""What ``benchmarks.stream`` is made of."""

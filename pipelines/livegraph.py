@@ -1,0 +1,189 @@
+"""The graph of the live pipeline, from Kinesis to the live store and the lake: see ``docs/streaming.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+
+from fibflow.io import lastprices, livesinks, tables
+from fibflow.io.aws import AwsConfig
+from fibflow.io.kinesis import decoded
+from fibflow.io.kinesis.positions import Lane
+from fibflow.io.kinesis.source import ReadFromKinesis, SourceOptions
+from fibflow.io.lake import Lake
+from fibflow.io.livestore import LiveStore
+from fibflow.io.streamcommit import WAKE, CommitFiles
+from fibflow.io.streamfiles import FileLimits, WriteFiles
+from fibflow.io.streamtables import STREAM_TABLES, StreamJob
+from fibflow.io.throttle import LatestEvery
+from fibflow.io.ticks import DecodeTicks, archive
+from fibflow.transforms import aggregate, coders
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.buckets import bucket_of
+from fibflow.transforms.conditions import Rule, minute_input, trade_input
+from fibflow.transforms.livebars import StreamPolicy
+
+coders.register()
+
+TRADES, MINUTES = "trades", "minutes"
+#: What makes the bars of a job: the tag of the source's output.
+FEEDS = {TRADES: decoded.TRADES, MINUTES: decoded.MINUTES}
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """What a live job is made of.
+
+    Attributes:
+        lanes: as ``kinesis.shards.deal`` dealt them.
+        aws: of the stream.
+        feed: ``trades`` or ``minutes``: which of the two makes the bars.
+        spec, policy: which bars, and how long they take rows.
+        source: how to read.
+        lake: None to leave the lake out.
+        job: who writes the lake's tables.
+        store: None to leave the live store out.
+        properties: by table, what it has to say of itself.
+        writers: how many file writers a table has.
+        limits: by table, when rows become a file.
+        commit_s: from one commit of a table to the next, seconds.
+    """
+
+    lanes: Sequence[Lane]
+    aws: AwsConfig
+    feed: str
+    spec: BarSpec
+    policy: StreamPolicy
+    source: SourceOptions = field(default_factory=SourceOptions)
+    lake: Lake | None = None
+    job: StreamJob | None = None
+    store: LiveStore | None = None
+    properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    writers: int = 2
+    limits: Mapping[str, FileLimits] = field(default_factory=dict)
+    commit_s: float = 5.0
+
+
+class Streams(NamedTuple):
+    """What a live job reads and what it makes, by tag; for whoever looks on.
+
+    Attributes:
+        ticks: outputs of ``ReadFromKinesis``.
+        made: outputs of ``AggregateBars``.
+    """
+
+    ticks: Any
+    made: Any
+
+
+def read(pipeline: beam.Pipeline, job: LiveJob) -> Any:
+    """Add the reading and parsing of a live job's ticks, and return them by tag."""
+    return pipeline | "Kinesis" >> ReadFromKinesis(job.lanes, job.aws, DecodeTicks(), job.source)
+
+
+def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
+    """Add a live job to a pipeline. Names of steps are part of a savepoint: do not change them."""
+    ticks = read(pipeline, job)
+    trades = ticks[decoded.TRADES] | "TradeInput" >> _map(trade_input)
+    minutes = ticks[decoded.MINUTES] | "MinuteInput" >> _map(minute_input)
+    rows = trades if job.feed == TRADES else minutes
+    made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy)
+    if job.store is not None:
+        _to_live_store(job, ticks, trades, made)
+    if job.lake is not None:
+        _to_lake(pipeline, job, ticks, made)
+    return Streams(ticks, made)
+
+
+def _map(function: Any) -> beam.ParDo:
+    return beam.Map(function).with_output_types(pa.Table)
+
+
+def _to_live_store(job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
+    store = job.store
+    assert store is not None
+    trades | "PricesOfTrades" >> beam.ParDo(
+        livesinks.WriteLastPrices(store, lastprices.TRADE, int(Rule.OPEN_CLOSE))
+    )
+    for tag, source in ((decoded.SECONDS, lastprices.SECOND), (decoded.MINUTES, lastprices.MINUTE)):
+        ticks[tag] | f"PricesOf{tag.title()}" >> beam.ParDo(livesinks.WriteLastPrices(store, source))
+    made[aggregate.BARS] | "ClosedBars" >> beam.ParDo(livesinks.WriteClosedBars(store))
+    (
+        (made[aggregate.OPEN], made[aggregate.BARS])
+        | "Changed" >> beam.Flatten()
+        | "OfBucket" >> beam.ParDo(WithBucket(job.policy.buckets))
+        | "LatestEvery" >> beam.ParDo(LatestEvery(marker=livesinks.LiveMarker(store)))
+        | "OpenBars" >> beam.ParDo(livesinks.WriteOpenBars(store))
+    )
+
+
+def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> None:
+    assert job.lake is not None
+    assert job.job is not None
+    rows = [
+        ticks[tag]
+        | f"Archive{tag.title()}" >> _map(_Archive(tag))
+        | f"Key{tag.title()}" >> beam.ParDo(ToWriter(tables.TICKS.name, job.writers, "shard"))
+        for tag in (decoded.TRADES, decoded.SECONDS, decoded.MINUTES)
+    ]
+    of_bars = {
+        aggregate.BARS: tables.LIVE.name,
+        aggregate.LATE: tables.LATE.name,
+        aggregate.DEAD_LETTERS: tables.DEAD_LETTERS.name,
+    }
+    rows += [
+        made[tag] | f"KeyOf{tag.title()}" >> beam.ParDo(ToWriter(table, job.writers))
+        for tag, table in of_bars.items()
+    ]
+    rows.append(
+        ticks[decoded.DEAD_LETTERS]
+        | "KeyUnreadable" >> beam.ParDo(ToWriter(tables.DEAD_LETTERS.name, job.writers))
+    )
+    files = (
+        rows
+        | "Rows" >> beam.Flatten()
+        | "WriteFiles" >> beam.ParDo(WriteFiles(job.lake, job.spec.calendar, job.limits))
+    )
+    wake = pipeline | "Tables" >> beam.Create(
+        [(spec.name, WAKE) for spec in STREAM_TABLES], reshuffle=False
+    ).with_output_types(tuple[str, bytes])
+    commits = CommitFiles(job.lake, job.job, job.properties, job.commit_s)
+    (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
+
+
+@dataclass(frozen=True)
+class _Archive:
+    tag: str
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return archive({self.tag: rows})
+
+
+@beam.typehints.with_input_types(pa.Table)
+@beam.typehints.with_output_types(tuple[int, pa.Table])
+class WithBucket(beam.DoFn):
+    """Keys bars by the bucket of their symbols: an element holds one bucket's."""
+
+    def __init__(self, buckets: int) -> None:
+        self._buckets = buckets
+
+    def process(self, element: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        """Yield (bucket, bars)."""
+        yield bucket_of(str(element["symbol"][0]), self._buckets), element
+
+
+@beam.typehints.with_input_types(pa.Table)
+@beam.typehints.with_output_types(tuple[tuple[str, int], pa.Table])
+class ToWriter(beam.DoFn):
+    """Keys rows by table and writer, by their first value of a column; a bucket's rows keep their order."""
+
+    def __init__(self, table: str, writers: int, column: str = "symbol") -> None:
+        self._table, self._writers, self._column = table, writers, column
+
+    def process(self, element: pa.Table) -> Iterator[tuple[tuple[str, int], pa.Table]]:
+        """Yield ((table, writer), rows)."""
+        yield (self._table, bucket_of(str(element[self._column][0]), self._writers)), element

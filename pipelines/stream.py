@@ -1,0 +1,200 @@
+r"""Make live bars: ticks from Kinesis to the live store and the lake, on Flink.
+
+    python -m pipelines.stream --source 'kinesis://ticks?start=TRIM_HORIZON' --bars-from trades \
+        --lake LAKE --redis redis://localhost:6379 --runner flink --flink-master localhost:8081 \
+        --worker-pool localhost:50000 --checkpoints file:///var/fibflow/checkpoints --detach
+
+The job runs until it is stopped: `python -m pipelines.jobs stop` takes a savepoint, and `--savepoint` goes on
+from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fibflow.io import tables
+from fibflow.io.aws import AwsConfig
+from fibflow.io.flinkrest import FlinkError
+from fibflow.io.kinesis.address import KinesisAddress
+from fibflow.io.kinesis.errors import KinesisError, kinesis_client
+from fibflow.io.kinesis.shards import plan
+from fibflow.io.kinesis.source import SourceOptions
+from fibflow.io.liveredis import LiveStoreError
+from fibflow.io.livestore import LiveStore
+from fibflow.io.streamtables import StreamJob, next_start
+from fibflow.pipelines import cli
+from fibflow.pipelines.cli import UsageError
+from fibflow.pipelines.livegraph import LiveJob
+from fibflow.pipelines.submit import Place, submit
+from fibflow.runners.jobserver import JobServerError
+from fibflow.runners.services.process import ServiceError
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.calendar import load_calendar
+from fibflow.transforms.livebars import StreamPolicy
+from fibflow.transforms.timeframe import INTRADAY, IntradayAnchor, Timeframe, parse_timeframes
+
+_DEFAULT = (*INTRADAY, Timeframe(1, 0))
+_MICROS = 1_000_000
+#: Each is one line that says what to do.
+KNOWN_ERRORS = (KinesisError, FlinkError, LiveStoreError, ServiceError, JobServerError)
+
+
+def parser() -> cli.Parser:
+    """Return the command line's parser."""
+    found = cli.Parser(
+        prog="stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument(
+        "--source",
+        required=True,
+        metavar="URI",
+        help="kinesis://NAME?start=TRIM_HORIZON|LATEST|2024-03-08T14:30:00Z&lanes=2",
+    )
+    found.add_argument(
+        "--bars-from",
+        required=True,
+        choices=("trades", "minutes"),
+        help="which messages make the bars; the others only move the last price",
+    )
+    cli.add_lake_arguments(found)
+    found.add_argument("--redis", metavar="URL", help="the live store; without it only the lake is written")
+    found.add_argument("--job", default="live", help="name of the job: its savepoints go on under it (live)")
+    found.add_argument(
+        "--replaces", metavar="JOB", help="a stopped job of another name whose tables this one takes over"
+    )
+    bars = found.add_argument_group("bars")
+    bars.add_argument(
+        "--timeframes",
+        default=",".join(timeframe.name for timeframe in _DEFAULT),
+        help="minutes, hours and 1d (%(default)s)",
+    )
+    bars.add_argument("--calendar", default="XNYS", help="of exchange_calendars (%(default)s)")
+    bars.add_argument(
+        "--intraday-anchor", default="midnight", choices=[anchor.value for anchor in IntradayAnchor]
+    )
+    bars.add_argument("--price-basis", default="raw", choices=tables.PRICE_BASES)
+    bars.add_argument(
+        "--lateness",
+        type=float,
+        default=15.0,
+        metavar="MINUTES",
+        help="for which a minute takes late rows (15)",
+    )
+    bars.add_argument(
+        "--out-of-order",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="by which a message may be older than one before it in its shard (5)",
+    )
+    bars.add_argument(
+        "--idle-after",
+        type=float,
+        metavar="SECONDS",
+        help="live only: a shard that is read to its end counts as up to so many seconds before the clock",
+    )
+    run = found.add_argument_group("where it runs (docs/runners.md)")
+    run.add_argument("--runner", default="flink", choices=("flink", "flink-local"))
+    run.add_argument("--flink-master", metavar="HOST:PORT", help="REST address of the Flink cluster")
+    run.add_argument("--worker-pool", metavar="HOST:PORT", help="Python workers, as task managers see them")
+    run.add_argument("--job-endpoint", metavar="HOST:PORT", help="a job server that runs already")
+    run.add_argument("--parallelism", type=int, default=2)
+    run.add_argument(
+        "--buckets", type=int, default=32, help="of symbols; fixed for a job's life (%(default)s)"
+    )
+    run.add_argument(
+        "--checkpoints", metavar="URI", help="file:///... or s3://... that all task managers write"
+    )
+    run.add_argument("--checkpoint-every", type=float, default=10.0, metavar="SECONDS")
+    run.add_argument("--commit-every", type=float, default=5.0, metavar="SECONDS", help="to the lake (5)")
+    run.add_argument("--savepoint", metavar="URI", help="a savepoint or retained checkpoint to go on from")
+    run.add_argument("--detach", action="store_true", help="leave when the job runs")
+    return found
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Look at all that the job needs, submit it, and wait for its end unless detached."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    args, flags = parser().parse_known_args(given)
+    place = Place(
+        runner=args.runner,
+        flink_master=args.flink_master,
+        worker_pool=args.worker_pool,
+        job_endpoint=args.job_endpoint,
+        parallelism=args.parallelism,
+        checkpoints=args.checkpoints or _checkpoints_in(args.lake),
+        checkpoint_ms=int(args.checkpoint_every * 1000),
+        savepoint=args.savepoint,
+    )
+    place.check()
+    job = live_job(args)
+    return submit(job, place, given, flags, args.detach)
+
+
+def live_job(args: argparse.Namespace) -> LiveJob:
+    """Return the job that a command line asks for, with its stream's shards as they are now.
+
+    Raises:
+        UsageError, KinesisError, AwsError, LakeError, LiveStoreError, CalendarError: it cannot be.
+    """
+    address = KinesisAddress.parse(args.source)
+    timeframes = parse_timeframes(args.timeframes)
+    if many := [timeframe.name for timeframe in timeframes if timeframe.sessions > 1]:
+        raise UsageError(
+            f"--timeframes {many[0]}: live bars go up to 1d; longer ones come from pipelines.batch"
+        )
+    aws = AwsConfig.resolve(
+        os.environ, endpoint_url=args.endpoint_url, region=args.region, profile=args.profile
+    )
+    now = int(time.time() * _MICROS)
+    lanes = plan(kinesis_client(aws), address, now, time.sleep, random.Random().random)
+    calendar = load_calendar(args.calendar, datetime.now(UTC).year + 2)
+    lake = cli.lake_of(args)
+    store = None
+    if args.redis:
+        store = LiveStore(args.redis, buckets=args.buckets)
+        with store:
+            store.status()
+    anchor = IntradayAnchor(args.intraday_anchor)
+    shared = {tables.CALENDAR: calendar.name, tables.PRICE_BASIS: args.price_basis}
+    return LiveJob(
+        lanes=lanes,
+        aws=aws,
+        feed=args.bars_from,
+        spec=BarSpec(timeframes, calendar, intraday_anchor=anchor),
+        policy=StreamPolicy(lateness_us=round(args.lateness * 60 * _MICROS), buckets=args.buckets),
+        source=SourceOptions.of(
+            address,
+            out_of_orderness=round(args.out_of_order * _MICROS),
+            idle_after=None if args.idle_after is None else round(args.idle_after * _MICROS),
+        ),
+        lake=lake,
+        job=StreamJob(args.job, next_start(lake), cli.new_run_id(), args.replaces),
+        store=store,
+        properties={
+            tables.TICKS.name: shared,
+            tables.LATE.name: shared,
+            tables.LIVE.name: {**shared, tables.INTRADAY_ANCHOR: anchor.value},
+        },
+        commit_s=args.commit_every,
+    )
+
+
+def _checkpoints_in(lake: str) -> str:
+    """Return where checkpoints go by default: beside the lake's tables."""
+    return (
+        f"{lake.rstrip('/')}/_checkpoints"
+        if "://" in lake
+        else (Path(lake).absolute() / "_checkpoints").as_uri()
+    )
+
+
+if __name__ == "__main__":
+    cli.run_main(run, sys.argv[1:], KNOWN_ERRORS)

@@ -1,0 +1,358 @@
+"""A live job on the real stack for tests: a tape into Kinesis, bars out, and batch over what was archived."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from fibflow.io import ticks
+from fibflow.io.aws import AwsConfig
+from fibflow.io.flinkrest import FlinkRest
+from fibflow.io.kinesis.errors import kinesis_client
+from fibflow.io.kinesis.producer import PutOptions, PutTicks
+from fibflow.pipelines import playback, tape
+from fibflow.runners.services.stack import Stack
+from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.calendar import TradingCalendar, load_calendar
+from fibflow.transforms.conditions import minute_input, trade_input
+from fibflow.transforms.schemas import BARS, DEAD_LETTERS
+from fibflow.transforms.ticks import aggregate_ticks
+from fibflow.transforms.timeframe import INTRADAY, MINUTE_US, Timeframe
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEFRAMES = (*INTRADAY, Timeframe(1, 0))
+SHARDS = 3
+#: Everything that goes wrong at once, as parts of the messages.
+DISORDER = tape.Disorder(
+    shuffle=3.0, late=0.02, too_late=0.005, duplicates=0.01, resent=0.01, broken=0.001, heartbeat=60.0
+)
+BUCKETS = 8
+LATENESS_US = 15 * MINUTE_US
+DAY_US = 1440 * MINUTE_US
+_WITHIN_S = 240.0
+
+
+@dataclass
+class Market:
+    """Some sessions of made-up symbols as a tape."""
+
+    calendar: TradingCalendar
+    tape: tape.Tape
+
+    @classmethod
+    def of(
+        cls,
+        feed: str,
+        sessions: tuple[str, ...],
+        symbols: int = 200,
+        calendar: str = "XNYS",
+        trades: float = 60.0,
+        seed: int = 7,
+    ) -> Market:
+        exchange = load_calendar(calendar, 2027)
+        days = np.array([np.datetime64(date.fromisoformat(day), "D") for day in sessions]).astype(np.int64)
+        assert (exchange.positions(days) >= 0).all()
+        rows = tape.synthetic_daily(symbols, days, np.random.default_rng(seed))
+        made = tape.make(
+            rows, exchange, feed=feed, trades=trades, disorder=DISORDER, seed=seed, final_heartbeat=True
+        )
+        return cls(exchange, made)
+
+    def segments(self) -> list[Segment]:
+        """Return the tape in parts, each with what comes late to it at the end of the next one's wait.
+
+        Late rows need a job whose clock has passed them. So the messages that the tape delivers late are
+        taken out of a part, which ends with a heartbeat; when the job has followed, they go out.
+        """
+        messages = self.tape.messages
+        sent, ts = (messages[name].cast(pa.int64()).to_numpy() for name in ("sent", "ts"))
+        case = np.array(messages["case"].cast(pa.string()).to_pylist())
+        beats = np.flatnonzero(np.array(messages["kind"].cast(pa.string()).to_pylist()) == "HB")
+        picked = beats[[len(beats) * part // 8 for part in (2, 4, 6)]]
+        found, done = [], np.zeros(len(messages), np.bool_)
+        for beat in picked.tolist():
+            clock = int(ts[beat])
+            part = ~done & (np.arange(len(messages)) <= beat)
+            minute = ts - ts % MINUTE_US
+            beyond = part & (case == "too_late") & (minute + 2 * MINUTE_US + LATENESS_US < clock)
+            within = part & (case == "late") & (minute + 3 * MINUTE_US < clock)
+            within &= minute + LATENESS_US > clock + MINUTE_US
+            late = beyond | within
+            found.append(Segment(self.tape, messages.filter(pa.array(part & ~late)), clock))
+            found.append(Segment(self.tape, messages.filter(pa.array(late)), None))
+            done |= part
+        found.append(Segment(self.tape, messages.filter(pa.array(~done)), None))
+        assert sum(len(part.messages) for part in found) == len(messages)
+        assert (np.diff(sent) >= 0).all()
+        return found
+
+
+@dataclass
+class Segment:
+    """Some messages of a tape; ``clock`` is the heartbeat at its end that the job is waited for."""
+
+    of: tape.Tape
+    messages: pa.Table
+    clock: int | None
+
+    @property
+    def truth(self) -> tape.Counts:
+        return self.of.truth
+
+    @property
+    def sent(self) -> np.ndarray:
+        return self.messages["sent"].cast(pa.int64()).to_numpy()
+
+    def blocks(self, size: int = tape.BLOCK) -> Iterator[pa.Table]:
+        for begin in range(0, len(self.messages), size):
+            yield self.messages.slice(begin, size)
+
+
+@dataclass
+class LiveRun:
+    """One job, its stream, and its lake."""
+
+    stack: Stack
+    folder: Path
+    market: Market
+    stream: str
+    feed: str
+    env: dict[str, str] = field(default_factory=dict)
+    kinesis_url: str | None = None
+
+    def __post_init__(self) -> None:
+        self.lake = self.folder / "lake"
+        self.env = {**os.environ, **self.stack.env, **self.env}
+        self.rest = FlinkRest(self.stack.address("job-manager"))
+        aws = AwsConfig(
+            region="us-east-1",
+            endpoint_url=self.kinesis_url or self.stack.env["AWS_ENDPOINT_URL"],
+            access_key_id="test",
+            secret_access_key="test",
+        )
+        self.client = kinesis_client(aws)
+        self.played = 0
+
+    # The stream -------------------------------------------------------------------------------------------
+
+    def create_stream(self) -> None:
+        self.client.create_stream(StreamName=self.stream, ShardCount=SHARDS)
+        wait_until(lambda: self._status() == "ACTIVE", "the stream is made")
+
+    def _status(self) -> str:
+        return str(
+            self.client.describe_stream_summary(StreamName=self.stream)["StreamDescriptionSummary"][
+                "StreamStatus"
+            ]
+        )
+
+    def play(self, segment: Segment) -> None:
+        """Put a part of the tape into the stream, and wait for the job where the part says so."""
+        producer = PutTicks(
+            self.client,
+            self.stream,
+            time.monotonic,
+            time.sleep,
+            random.Random(1).random,
+            PutOptions(messages=50),
+        )
+        playback.play(segment, playback.KinesisSink(producer), time.monotonic, time.sleep)
+        self.played += readable(segment.messages)
+        if segment.clock is not None:
+            self.wait_for_clock(segment.clock - LATENESS_US - MINUTE_US)
+
+    def wait_for_clock(self, instant: int) -> None:
+        """Wait until all minutes that end before an instant are final."""
+        wait_until(lambda: self.archived() >= self.played, f"{self.played} messages are archived")
+        minutes = BarSpec((Timeframe(0, 1),), self.market.calendar, as_of=instant + DAY_US)
+        ended = f'epoch_us("end") < {instant}'
+        query = f"select count(distinct (symbol, ts)) from live where final and timeframe = '1m' and {ended}"
+
+        def followed() -> bool:
+            live = self.table("silver.live")
+            (made,), _ = aggregate_ticks(self.feed_rows(self.kept()), minutes)
+            due = number(f"select count(*) from made where {ended}", made=made.cast(BARS))
+            return live is not None and number(query, live=live) >= due > 0
+
+        wait_until(followed, "the job follows")
+
+    def kept(self) -> pa.Table:
+        """Return what is archived, each message once, without the late ones."""
+        archive, late = self.table("bronze.ticks"), self.table("late")
+        assert archive is not None
+        once = sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive)
+        if late is not None:
+            once = sql(f"select * from once anti join late using ({IDENTITY})", once=once, late=late)
+        return once.cast(archive.schema)
+
+    def feed_rows(self, archive: pa.Table) -> pa.Table:
+        """Return what the kernel takes of archived messages."""
+        if self.feed == "trades":
+            return trade_input(ticks.trades_of(archive))
+        return minute_input(ticks.aggregates_of(archive, "AM"))
+
+    # The job ----------------------------------------------------------------------------------------------
+
+    def submit(self, *more: str) -> str:
+        """Submit as a user would, and return Flink's id of the job."""
+        done = self.command(
+            "pipelines.stream",
+            *("--source", f"kinesis://{self.stream}?start=TRIM_HORIZON&lanes=2&poll=0.2&rate=20000000"),
+            *("--bars-from", self.feed, "--lake", str(self.lake), "--redis", self.stack.env["REDIS_URL"]),
+            *("--calendar", self.market.calendar.name, "--buckets", str(BUCKETS), "--parallelism", "2"),
+            *("--runner", "flink", "--flink-master", self.stack.address("job-manager")),
+            *("--worker-pool", self.stack.address("worker-pool")),
+            *("--job-endpoint", self.stack.address("job-server")),
+            *("--checkpoints", (self.folder / "checkpoints").as_uri(), "--checkpoint-every", "2"),
+            *("--commit-every", "1", "--detach", *more),
+        )
+        assert done.returncode == 0, done.stderr
+        return self.rest.job("live").id
+
+    def command(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command line of ours."""
+        line = [sys.executable, "-P", "-m", f"fibflow.{module}", *arguments]
+        return subprocess.run(line, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=_WITHIN_S)
+
+    def cancel(self) -> None:
+        for job in self.rest.jobs():
+            if not job.is_over:
+                self.rest.cancel(job.id)
+                self.rest.ended(job.id, clock=time.monotonic, sleep=time.sleep)
+
+    # What came of it --------------------------------------------------------------------------------------
+
+    def table(self, name: str) -> pa.Table | None:
+        try:
+            return DeltaTable(str(self.lake / name)).to_pyarrow_table()
+        except TableNotFoundError:
+            return None
+
+    def rows(self, name: str) -> int:
+        found = self.table(name)
+        return 0 if found is None else len(found)
+
+    def wait_for_end(self) -> None:
+        """Wait until every message is archived and every bar final."""
+        truth = self.market.tape.truth
+        last = self.market.calendar.day_ends[self.market.calendar.positions_at(np.array([truth.last]))[0]]
+        wait_until(lambda: self.archived() >= truth.readable, f"{truth.readable} messages are archived")
+
+        def final() -> bool:
+            # The last day's bars are the last to become final.
+            live = self.table("silver.live")
+            if live is None:
+                return False
+            ended = "select bool_or(final) as ended from live group by symbol, timeframe, ts"
+            if number(f"select count(*) from ({ended}) where not ended", live=live):
+                return False
+            days = "timeframe = '1d' and final and epoch_us(\"end\") ="
+            return number(f"select count(*) from live where {days} {last}", live=live) > 0
+
+        wait_until(final, "every bar is final")
+
+    def archived(self) -> int:
+        """Messages in bronze.ticks, each once."""
+        archive = self.table("bronze.ticks")
+        if archive is None:
+            return 0
+        return number(f"select count(*) from (select distinct {IDENTITY} from archive)", archive=archive)
+
+
+def readable(messages: pa.Table) -> int:
+    """Return how many messages of a tape can be read, heartbeats apart."""
+    broken = [case.name.lower() for case in tape.BROKEN]
+    good = "kind <> 'HB' and \"case\" not in (" + ", ".join(f"'{name}'" for name in broken) + ")"
+    plain = messages.select(["kind", "case"]).cast(pa.schema([("kind", pa.string()), ("case", pa.string())]))
+    return number(f"select count(*) from plain where {good}", plain=plain)
+
+
+def wait_until(true: Callable[[], bool], what: str, within: float = _WITHIN_S) -> None:
+    """Ask until it is so; fail after a deadline that only a broken run reaches."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < within, f"not within {within:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a live run and batch over its archive have in common."""
+
+    bars: int
+    missing: int
+    different: int
+    surplus: int
+    revised: int
+    ticks: int
+    late: int
+    duplicates: int
+    unreadable: int
+    used: int
+
+
+IDENTITY = "shard, sequence, sub, place"
+_KEY = "symbol, timeframe, ts"
+_COLUMNS = ", ".join(f'"{name}"' for name in BARS.names if name != "revision")
+
+
+def sql(query: str, **tables: pa.Table) -> Any:
+    """Return what a query over Arrow tables gives, as one."""
+    with duckdb.connect() as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.sql(query).to_arrow_table()
+
+
+def number(query: str, **tables: pa.Table) -> int:
+    """Return the one number that a query over Arrow tables gives."""
+    return int(sql(query, **tables).column(0)[0].as_py())
+
+
+def compare(run: LiveRun) -> Verdict:
+    """Compare silver.live with batch over (bronze.ticks minus late), by SQL of its own."""
+    archive, late, live, dead = map(run.table, ("bronze.ticks", "late", "silver.live", "dead_letters"))
+    assert archive is not None
+    assert live is not None
+    once = sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive).cast(archive.schema)
+    if late is None:
+        late = once.slice(0, 0)
+    assert number(f"select count(distinct ({IDENTITY})) from late", late=late) == len(late)
+    rows = run.feed_rows(run.kept())
+    calendar = run.market.calendar
+    made, losers = aggregate_ticks(rows, BarSpec(TIMEFRAMES, calendar, as_of=int(calendar.day_ends[-10])))
+    batch = pa.concat_tables(made).cast(BARS)
+    newest = f"select distinct on ({_KEY}) * from live order by revision desc, final desc"
+    latest = sql(newest, live=live)
+    both = {"batch": batch, "latest": latest}
+    dead = DEAD_LETTERS.empty_table() if dead is None else dead
+    kind = "T" if run.feed == "trades" else "AM"
+    return Verdict(
+        bars=len(batch),
+        missing=number(f"select count(*) from batch anti join latest using ({_KEY})", **both),
+        surplus=number(f"select count(*) from latest anti join batch using ({_KEY})", **both),
+        different=number(
+            f"select count(*) from (select {_COLUMNS} from batch except select {_COLUMNS} from latest)",
+            **both,
+        ),
+        revised=number("select count(*) from latest where revision > 0", **both),
+        ticks=number(f"select count(*) from once where kind = '{kind}'", once=once),
+        late=len(late),
+        duplicates=number("select count(*) from dead where reason = 'duplicate'", dead=dead),
+        unreadable=number("select count(*) from dead where reason <> 'duplicate'", dead=dead),
+        used=len(rows) - len(losers),
+    )
