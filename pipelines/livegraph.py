@@ -107,7 +107,7 @@ def _to_live_store(job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
     store = job.store
     assert store is not None
     trades | "PricesOfTrades" >> beam.ParDo(
-        livesinks.WriteLastPrices(store, lastprices.TRADE, int(Rule.OPEN_CLOSE))
+        livesinks.WriteLastPrices(store, lastprices.TRADE, int(Rule.OPEN_CLOSE), job.spec.calendar)
     )
     for tag, source in ((decoded.SECONDS, lastprices.SECOND), (decoded.MINUTES, lastprices.MINUTE)):
         ticks[tag] | f"PricesOf{tag.title()}" >> beam.ParDo(livesinks.WriteLastPrices(store, source))

@@ -28,7 +28,8 @@ from fibflow.io.kinesis.shards import plan
 from fibflow.io.kinesis.source import SourceOptions
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
-from fibflow.io.streamtables import StreamJob, next_start
+from fibflow.io.streamfiles import FileLimits
+from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_start
 from fibflow.pipelines import cli
 from fibflow.pipelines.cli import UsageError
 from fibflow.pipelines.livegraph import LiveJob
@@ -157,6 +158,8 @@ def live_job(args: argparse.Namespace) -> LiveJob:
     lanes = plan(kinesis_client(aws), address, now, time.sleep, random.Random().random)
     calendar = load_calendar(args.calendar, datetime.now(UTC).year + 2)
     lake = cli.lake_of(args)
+    job = StreamJob(args.job, next_start(lake), cli.new_run_id(), args.replaces)
+    check_start(lake, job, has_state=args.savepoint is not None)
     store = None
     if args.redis:
         store = LiveStore(args.redis, buckets=args.buckets)
@@ -176,13 +179,14 @@ def live_job(args: argparse.Namespace) -> LiveJob:
             idle_after=None if args.idle_after is None else round(args.idle_after * _MICROS),
         ),
         lake=lake,
-        job=StreamJob(args.job, next_start(lake), cli.new_run_id(), args.replaces),
+        job=job,
         store=store,
         properties={
             tables.TICKS.name: shared,
             tables.LATE.name: shared,
             tables.LIVE.name: {**shared, tables.INTRADAY_ANCHOR: anchor.value},
         },
+        limits={spec.name: FileLimits(age=args.commit_every) for spec in STREAM_TABLES},
         commit_s=args.commit_every,
     )
 
