@@ -33,6 +33,7 @@ from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_
 from fibflow.pipelines import cli
 from fibflow.pipelines.cli import UsageError
 from fibflow.pipelines.livegraph import LiveJob
+from fibflow.pipelines.options import checked_options
 from fibflow.pipelines.submit import Place, submit
 from fibflow.runners.jobserver import JobServerError
 from fibflow.runners.services.process import ServiceError
@@ -124,6 +125,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Look at all that the job needs, submit it, and wait for its end unless detached."""
     given = list(sys.argv[1:] if argv is None else argv)
     args, flags = parser().parse_known_args(given)
+    checked_options((), flags)
     place = Place(
         runner=args.runner,
         flink_master=args.flink_master,
@@ -136,6 +138,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     place.check()
     job = live_job(args)
+    place.reach()
     return submit(job, place, given, flags, args.detach)
 
 

@@ -47,11 +47,10 @@ class Place:
     savepoint: str | None = None
 
     def check(self, aws: AwsConfig | None = None) -> None:
-        """Look whether the cluster answers and the savepoint is there.
+        """Look whether the arguments belong together and the savepoint is there.
 
         Raises:
             UsageError: an argument is missing, or means nothing to the runner.
-            FlinkError: the cluster cannot be reached.
             LakeError: there is no such savepoint.
         """
         if self.runner == "flink":
@@ -60,11 +59,19 @@ class Place:
                     raise UsageError(
                         f"runner flink needs {option} host:port (`make up` starts a local cluster)"
                     )
-            flinkrest.FlinkRest(str(self.flink_master)).overview()
         elif self.flink_master or self.worker_pool or self.savepoint:
             raise UsageError("runner flink-local takes no --flink-master, --worker-pool or --savepoint")
         if self.savepoint is not None:
             savepoints.check(self.savepoint, aws)
+
+    def reach(self) -> None:
+        """Look whether the cluster answers.
+
+        Raises:
+            FlinkError: it does not.
+        """
+        if self.flink_master is not None:
+            flinkrest.FlinkRest(self.flink_master).overview()
 
     def options(self, endpoint: str) -> tuple[str, ...]:
         """Return Beam's options for a job server at ``endpoint``."""
