@@ -13,7 +13,7 @@ from fibflow.io.liverecords import PRICES, SOURCES
 from fibflow.transforms.accumulators import MICRO
 from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
 from fibflow.transforms.conditions import Rule
-from fibflow.transforms.partials import as_arrow, encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols, numbers
 from fibflow.transforms.schemas import TIMESTAMP
 
 TRADE, SECOND, MINUTE = SOURCES
@@ -37,13 +37,13 @@ def of_trades(trades: pa.Table, rule: int, calendar: TradingCalendar | None = No
     if calendar is not None:
         outside = (rules & int(Rule(rule).extended)) != 0
         differs = np.flatnonzero(moves != outside)
-        regular = _is_regular(_micros(trades)[differs], calendar)
+        regular = _is_regular(numbers(trades, "ts")[differs], calendar)
         moves[differs] = np.where(regular, moves[differs], outside[differs])
     if not moves.all():
         trades = trades.take(as_arrow(np.flatnonzero(moves)))
     size = trades["volume"].to_numpy() / np.float64(MICRO)
     price = trades["price"].to_numpy()
-    return _newest(trades["symbol"], _micros(trades), trades["seq"].to_numpy(), price, size, TRADE)
+    return _newest(trades["symbol"], numbers(trades, "ts"), trades["seq"].to_numpy(), price, size, TRADE)
 
 
 def of_aggregates(aggregates: pa.Table, source: str) -> pa.Table:
@@ -59,7 +59,7 @@ def of_aggregates(aggregates: pa.Table, source: str) -> pa.Table:
     """
     if source not in _SPANS:
         raise ValueError(f"aggregates of a {source!r}: choose {' or '.join(_SPANS)}")
-    ts = _micros(aggregates) + (_SPANS[source] - 1)
+    ts = numbers(aggregates, "ts") + (_SPANS[source] - 1)
     version: Any = aggregates["version"]
     unknown = np.full(len(aggregates), np.nan)
     return _newest(
@@ -78,7 +78,7 @@ def newest(prices: Sequence[pa.Table]) -> pa.Table:
         return prices[0]
     table = pa.concat_tables(list(prices)).combine_chunks()
     symbols, codes = encode_symbols(table["symbol"])
-    best = _last(codes, len(symbols), _micros(table), table["seq"].to_numpy())
+    best = _last(codes, len(symbols), numbers(table, "ts"), table["seq"].to_numpy())
     return table.take(as_arrow(best))
 
 
@@ -126,7 +126,3 @@ def _is_regular(ts: npt.NDArray[np.int64], calendar: TradingCalendar) -> npt.NDA
     session = calendar.positions_at(minute)
     inside = (minute >= calendar.opens[session]) & (minute < calendar.closes[session])
     return inside & (session != NO_SESSION)
-
-
-def _micros(table: pa.Table) -> Any:
-    return table["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)

@@ -22,7 +22,7 @@ from fibflow.io.lake import Lake, TableMissing, VersionMissing
 from fibflow.io.rowfilter import Filter, Instant, Where
 from fibflow.io.snapshot import Snapshot, read_files, read_parts
 from fibflow.io.storage import LakeError
-from fibflow.transforms.partials import as_arrow
+from fibflow.transforms.partials import as_arrow, newest, numbers
 from fibflow.transforms.schemas import BARS
 
 #: A version of the table, or an instant: the table as it was then. None: as it is.
@@ -94,12 +94,8 @@ def _latest(rows: pa.Table, commits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     symbol: Any = rows["symbol"].combine_chunks()
     names: Any = pc.rank(symbol.dictionary, sort_keys="ascending", tiebreaker="dense")
     codes = names.to_numpy()[symbol.indices.to_numpy()]
-    ts = rows["ts"].combine_chunks().view(pa.int64()).to_numpy()
-    order = np.lexsort((rows["final"].to_numpy(), rows["revision"].to_numpy(), commits, ts, codes))
-    codes, ts = codes[order], ts[order]
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = (codes[1:] != codes[:-1]) | (ts[1:] != ts[:-1])
-    return order[last]
+    ts, revision, final = (numbers(rows, name) for name in ("ts", "revision", "final"))
+    return newest(codes, ts, commits, revision, final)
 
 
 @dataclass(frozen=True)

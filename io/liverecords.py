@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fibflow.transforms.partials import BAR_BATCH, as_arrow
+from fibflow.transforms.partials import BAR_BATCH, as_arrow, newest
 from fibflow.transforms.schemas import BARS, TIMESTAMP
 
 #: The number of this layout of keys and bytes; readers and writers refuse another.
@@ -212,14 +212,12 @@ def merge_bars(held: pa.Table, came: Sequence[pa.Table]) -> tuple[pa.Table, pa.T
     pair = symbol.astype(np.int64) * (int(timeframe.max()) + 1) + timeframe
     ts = _numbers(bars["ts"].combine_chunks().view(pa.int64()))
     complete = _numbers(bars["complete"])
-    order = np.lexsort((_numbers(bars["revision"]), complete, ts, pair))
+    order = newest(pair, ts, complete, _numbers(bars["revision"]))
     pair, ts, complete = pair[order], ts[order], complete[order]
-    stays = np.append((pair[1:] != pair[:-1]) | (ts[1:] != ts[:-1]), True)
     if complete.any():
         ended = np.full(int(pair[-1]) + 1, np.iinfo(np.int64).min)
         np.maximum.at(ended, pair[complete], ts[complete])
-        stays &= np.where(complete, ts == ended[pair], ts > ended[pair])
-    order = order[stays]
+        order = order[np.where(complete, ts == ended[pair], ts > ended[pair])]
     bars = bars.take(as_arrow(order))
     if len(coded[0].dictionary) > len(bars):
         for place, name in enumerate(("symbol", "timeframe")):

@@ -34,7 +34,7 @@ from fibflow.io.liverecords import (
 )
 from fibflow.io.liveredis import Call, Connection, Patience, another_store
 from fibflow.transforms.buckets import BUCKETS, bucket_of
-from fibflow.transforms.partials import as_arrow
+from fibflow.transforms.partials import as_arrow, newest
 
 #: How many closed bars of a (symbol, timeframe) are kept.
 KEEP = 500
@@ -335,11 +335,8 @@ def _by_list(packed: Packed, keep: int) -> tuple[Packed, npt.NDArray[np.int64]]:
     codes: Any = pc.dictionary_encode(packed.names)
     group = codes.indices.to_numpy(zero_copy_only=False)
     rows = packed.rows
-    order = np.lexsort((rows["flags"] & FINAL, rows["revision"], rows["ts"], group))
-    group, ts = group[order], rows["ts"][order]
-    stays = np.ones(len(order), np.bool_)
-    stays[:-1] = (group[1:] != group[:-1]) | (ts[1:] != ts[:-1])
-    order, group = order[stays], group[stays]
+    order = newest(group, rows["ts"], rows["revision"], rows["flags"] & FINAL)
+    group = group[order]
     # How many bars of its list come after each.
     ends = np.searchsorted(group, group, side="right")
     order, group = (part[ends - np.arange(len(group)) <= keep] for part in (order, group))

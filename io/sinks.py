@@ -19,7 +19,7 @@ from fibflow.io.manifest import PROGRESS, Manifest, Tally, Told, Wrote
 from fibflow.io.storage import Storage
 from fibflow.io.threads import in_global_window
 from fibflow.transforms.calendar import TradingCalendar
-from fibflow.transforms.partials import as_arrow, encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols, numbers
 from fibflow.transforms.schemas import SYMBOL
 from fibflow.transforms.timeframe import Timeframe
 
@@ -52,7 +52,7 @@ def write_bars(
         first = quote(part["symbol"][0].as_py(), safe="")
         if found != tables.ALL_TIME:
             # A unit of minutes is a month: a longer period gets files of several.
-            begin = np.datetime_as_string(_ints(part["ts"])[:1].astype("datetime64[us]"), unit="m")[0]
+            begin = np.datetime_as_string(numbers(part, "ts")[:1].astype("datetime64[us]"), unit="m")[0]
             first += f"-{begin.replace(':', '')}"
         yield writer.write(part, {"timeframe": name, "period": found}, f"{run}-{label}{first}")
 
@@ -100,15 +100,11 @@ class WriteBars(beam.DoFn):
 def sort_bars(bars: pa.Table) -> pa.Table:
     """Return bars of one timeframe sorted by symbol and ts, with one sorted dictionary of symbols."""
     symbols, codes = encode_symbols(bars["symbol"])
-    order = np.lexsort((_ints(bars["ts"]), codes))
+    order = np.lexsort((numbers(bars, "ts"), codes))
     at = bars.schema.get_field_index("symbol")
     field = bars.schema.field(at).with_type(SYMBOL)
     bars = bars.set_column(at, field, pa.DictionaryArray.from_arrays(as_arrow(codes), symbols))
     return bars.unify_dictionaries().combine_chunks().take(as_arrow(order))
-
-
-def _ints(column: pa.ChunkedArray) -> Any:
-    return column.combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 @beam.typehints.with_input_types(pa.Table)

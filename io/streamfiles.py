@@ -27,7 +27,7 @@ from fibflow.io.sinks import write_bars
 from fibflow.io.streamtables import STATE_VERSION, content_of, encode_file
 from fibflow.transforms import coders
 from fibflow.transforms.calendar import TradingCalendar
-from fibflow.transforms.partials import as_arrow, encode_symbols
+from fibflow.transforms.partials import as_arrow, encode_symbols, newest, numbers
 from fibflow.transforms.schemas import SYMBOL
 
 coders.register()
@@ -90,7 +90,7 @@ def _by_period(
     rows: pa.Table, calendar: TradingCalendar, period: tables.Period | None
 ) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each period by ``ts``; of each day where ``period`` is None."""
-    ts = _ints(rows["ts"])
+    ts = numbers(rows, "ts")
     # A file is a few seconds of a stream: two instants nearly always say it for all.
     ends = _period_names(calendar.local_days(np.array([ts.min(), ts.max()])), period)
     if ends[0] == ends[1]:
@@ -109,19 +109,11 @@ def _period_names(days: npt.NDArray[Any], period: tables.Period | None) -> npt.N
 def last_revisions(bars: pa.Table) -> pa.Table:
     """Return the last revision of each bar of one timeframe, sorted by symbol and ts."""
     symbols, codes = encode_symbols(bars["symbol"])
-    ts, revision = _ints(bars["ts"]), bars["revision"].to_numpy()
-    order = np.lexsort((bars["final"].to_numpy(), revision, ts, codes))
-    codes, ts = codes[order], ts[order]
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = (codes[1:] != codes[:-1]) | (ts[1:] != ts[:-1])
+    last = newest(codes, *(numbers(bars, name) for name in ("ts", "revision", "final")))
     at = bars.schema.get_field_index("symbol")
     symbol = pa.DictionaryArray.from_arrays(as_arrow(codes[last]), symbols)
-    found = bars.take(as_arrow(order[last]))
+    found = bars.take(as_arrow(last))
     return found.set_column(at, found.schema.field(at).with_type(SYMBOL), symbol)
-
-
-def _ints(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return column.combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def row_schema(spec: TableSpec) -> pa.Schema:

@@ -18,44 +18,26 @@ from fibflow.io.jsonframes import Frames
 from fibflow.io.jsonspans import WORD, Bool, Index, Reader, Text, decimals, distinct, texts, whole, words_of
 from fibflow.io.jsonwalk import BARE, LIST, TEXT, Layouts, Span, Walked
 from fibflow.transforms.partials import as_arrow
-from fibflow.transforms.schemas import SYMBOL, TIMESTAMP
+from fibflow.transforms.schemas import AGGREGATES, ORIGIN, SYMBOL, TIMESTAMP, TRADES
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
 _PLACE: list[Any] = [
     pa.field("record", pa.int32()),
     pa.field("place", pa.int32()),
     pa.field("start", pa.int64()),
     pa.field("end", pa.int64()),
 ]
+_OF_RECORD = {*(field.name for field in ORIGIN), "arrived"}
+
+
+def _parsed(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([*_PLACE, *(field for field in schema if field.name not in _OF_RECORD)])
+
 
 #: Trades before they are judged: what a message lacks, or gives as another type, is null. ``record`` is the
 #: record's number, ``place`` the message's in its payload, ``start`` and ``end`` are where its bytes lie.
-PARSED_TRADES = pa.schema(
-    [
-        *_PLACE,
-        pa.field("symbol", SYMBOL),
-        pa.field("ts", TIMESTAMP),
-        pa.field("seq", pa.int64()),
-        pa.field("price", pa.float64()),
-        pa.field("size", pa.float64()),
-        pa.field("conditions", _WORD),
-        pa.field("trade_id", pa.string()),
-        pa.field("exchange", pa.int32()),
-        pa.field("tape", pa.int32()),
-        pa.field("correction", pa.int32()),
-    ]
-)
+PARSED_TRADES = _parsed(TRADES)
 #: Aggregates, likewise.
-PARSED_AGGREGATES = pa.schema(
-    [
-        *_PLACE,
-        pa.field("symbol", SYMBOL),
-        pa.field("ts", TIMESTAMP),
-        *(pa.field(name, pa.float64()) for name in ("open", "high", "low", "close", "volume", "vwap")),
-        pa.field("trade_count", pa.int64()),
-        pa.field("version", pa.int64()),
-    ]
-)
+PARSED_AGGREGATES = _parsed(AGGREGATES)
 
 TRADE, SECOND, MINUTE = "T", "A", "AM"
 #: What each kind of message that holds a row is parsed to.

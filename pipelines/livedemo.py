@@ -34,19 +34,17 @@ from fibflow.io.lake import Lake
 from fibflow.io.live import LiveReader
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
-from fibflow.pipelines import cli, tape
+from fibflow.pipelines import cli, runner, tape
 from fibflow.pipelines.liveboard import Board, Parity, Show, Tally
 from fibflow.pipelines.playback import LONGEST_SILENCE, KinesisSink, play
 from fibflow.pipelines.replay import make_ready
 from fibflow.runners import jobserver
-from fibflow.runners.jobserver import JobServerError
-from fibflow.runners.services.process import ServiceError
 from fibflow.runners.services.stack import Stack
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.timeframe import INTRADAY, MINUTE_US, Timeframe
 
 # Each is one line that says what to do.
-_KNOWN_ERRORS = (KinesisError, FlinkError, LiveStoreError, ServiceError, JobServerError)
+_KNOWN_ERRORS = (*runner.KNOWN_ERRORS, KinesisError, FlinkError, LiveStoreError)
 
 SERVERS = ("redis", "moto", "flink", "beam")
 STREAM, JOB = "demo", "demo"
@@ -152,7 +150,7 @@ def left_out() -> str | None:
     try:
         jobserver.java()
         jobserver.build()
-    except JobServerError as error:
+    except jobserver.JobServerError as error:
         return " ".join(str(error).split())
     return None
 

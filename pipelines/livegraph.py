@@ -29,10 +29,6 @@ from fibflow.transforms.livebars import StreamPolicy
 
 coders.register()
 
-TRADES, MINUTES = "trades", "minutes"
-#: What makes the bars of a job: the tag of the source's output.
-FEEDS = {TRADES: decoded.TRADES, MINUTES: decoded.MINUTES}
-
 
 @dataclass(frozen=True)
 class LiveJob:
@@ -41,7 +37,7 @@ class LiveJob:
     Attributes:
         lanes: as ``kinesis.shards.deal`` dealt them.
         aws: of the stream.
-        feed: ``trades`` or ``minutes``: which of the two makes the bars.
+        feed: ``decoded.TRADES`` or ``decoded.MINUTES``: which of the two makes the bars.
         spec, policy: which bars, and how long they take rows.
         source: how to read.
         lake: None to leave the lake out.
@@ -88,9 +84,13 @@ def read(pipeline: beam.Pipeline, job: LiveJob) -> Any:
 def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
     """Add a live job to a pipeline. Names of steps are part of a savepoint: do not change them."""
     ticks = read(pipeline, job)
-    trades = ticks[decoded.TRADES] | "TradeInput" >> _map(trade_input)
-    minutes = ticks[decoded.MINUTES] | "MinuteInput" >> _map(minute_input)
-    rows = trades if job.feed == TRADES else minutes
+    trades = None
+    if job.feed == decoded.TRADES or job.store is not None:
+        trades = ticks[decoded.TRADES] | "TradeInput" >> _map(trade_input)
+    if job.feed == decoded.TRADES:
+        rows = trades
+    else:
+        rows = ticks[decoded.MINUTES] | "MinuteInput" >> _map(minute_input)
     made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy)
     if job.store is not None:
         _to_live_store(job, ticks, trades, made)

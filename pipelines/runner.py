@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fibflow.pipelines.cli import UsageError
 from fibflow.runners import jobserver
@@ -26,12 +26,12 @@ KNOWN_ERRORS = (jobserver.JobServerError, ServiceError)
 _STOPS_WITHIN_S = 20.0
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `Place.of` reads."""
+def add_runner_arguments(
+    parser: argparse.ArgumentParser, runners: Sequence[str] = KNOWN_RUNNERS, default: str = "direct"
+) -> Any:
+    """Add the options that `Place.of` reads, and return their group."""
     run = parser.add_argument_group("where it runs (docs/runners.md)")
-    run.add_argument(
-        "--runner", choices=KNOWN_RUNNERS, default="direct", help="where to run (default: direct)"
-    )
+    run.add_argument("--runner", choices=runners, default=default, help="where to run (default: %(default)s)")
     run.add_argument("--flink-master", metavar="HOST:PORT", help="flink: REST address of the cluster")
     run.add_argument(
         "--worker-pool", metavar="HOST:PORT", help="flink: Python workers, as task managers see them"
@@ -39,6 +39,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--job-endpoint", metavar="HOST:PORT", help="flink, flink-local: a job server that runs already"
     )
+    return run
 
 
 @dataclass(frozen=True)

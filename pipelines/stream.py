@@ -30,13 +30,11 @@ from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
 from fibflow.io.streamfiles import FileLimits
 from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_start
-from fibflow.pipelines import cli
+from fibflow.pipelines import cli, runner
 from fibflow.pipelines.cli import UsageError
 from fibflow.pipelines.livegraph import LiveJob
 from fibflow.pipelines.options import checked_options
 from fibflow.pipelines.submit import Place, submit
-from fibflow.runners.jobserver import JobServerError
-from fibflow.runners.services.process import ServiceError
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import load_calendar
 from fibflow.transforms.livebars import StreamPolicy
@@ -45,7 +43,7 @@ from fibflow.transforms.timeframe import INTRADAY, IntradayAnchor, Timeframe, pa
 _DEFAULT = (*INTRADAY, Timeframe(1, 0))
 _MICROS = 1_000_000
 #: Each is one line that says what to do.
-KNOWN_ERRORS = (KinesisError, FlinkError, LiveStoreError, ServiceError, JobServerError)
+KNOWN_ERRORS = (*runner.KNOWN_ERRORS, KinesisError, FlinkError, LiveStoreError)
 
 
 def parser() -> cli.Parser:
@@ -102,11 +100,7 @@ def parser() -> cli.Parser:
         metavar="SECONDS",
         help="live only: a shard that is read to its end counts as up to so many seconds before the clock",
     )
-    run = found.add_argument_group("where it runs (docs/runners.md)")
-    run.add_argument("--runner", default="flink", choices=("flink", "flink-local"))
-    run.add_argument("--flink-master", metavar="HOST:PORT", help="REST address of the Flink cluster")
-    run.add_argument("--worker-pool", metavar="HOST:PORT", help="Python workers, as task managers see them")
-    run.add_argument("--job-endpoint", metavar="HOST:PORT", help="a job server that runs already")
+    run = runner.add_runner_arguments(found, ("flink", "flink-local"), "flink")
     run.add_argument("--parallelism", type=int, default=2)
     run.add_argument(
         "--buckets", type=int, default=32, help="of symbols; fixed for a job's life (%(default)s)"
@@ -136,7 +130,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         checkpoint_ms=int(args.checkpoint_every * 1000),
         savepoint=args.savepoint,
     )
-    place.check()
+    place.check(cli.aws_of(args, args.savepoint))
     job = live_job(args)
     place.reach()
     return submit(job, place, given, flags, args.detach)

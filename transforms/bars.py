@@ -22,6 +22,7 @@ from fibflow.transforms.partials import (
     finish,
     fold,
     merge,
+    numbers,
     run_starts,
 )
 from fibflow.transforms.timeframe import (
@@ -110,11 +111,11 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         else:
             windows = SessionWindows(calendar, length)
             if spec.anchor is Anchor.EXCHANGE:
-                numbers = windows.exchange_numbers(positions)
+                counted = windows.exchange_numbers(positions)
             else:
-                numbers = windows.numbers(positions, base)
-            starts = run_starts(values.symbol, numbers)
-            number = numbers.take(starts)
+                counted = windows.numbers(positions, base)
+            starts = run_starts(values.symbol, counted)
+            number = counted.take(starts)
             own: Any = calendar.origin if spec.anchor is Anchor.EXCHANGE else base.take(starts)
             complete = number <= (newest - own - length + 1) // length
             chosen = _order(np.ones(len(starts), np.bool_), complete, spec)
@@ -187,7 +188,7 @@ def minute_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
     """
     if not len(rows):
         return
-    ts = _micros(rows)
+    ts = numbers(rows, "ts")
     positions = spec.calendar.positions_at(ts)
     day_ends = np.where(positions == NO_SESSION, np.int64(0), spec.calendar.day_ends[positions])
     as_of = int(day_ends.max()) if spec.as_of is None else spec.as_of
@@ -270,10 +271,6 @@ def _within(ts: Int64, end: Int64, spec: BarSpec) -> Bool | None:
     if spec.changed_from is not None:
         within &= end > spec.changed_from
     return within
-
-
-def _micros(rows: pa.Table) -> Int64:
-    return rows["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def _rows(table: pa.Table) -> Rows:

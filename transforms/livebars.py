@@ -30,7 +30,7 @@ from fibflow.transforms.livewindows import (
     windows_due,
     windows_with,
 )
-from fibflow.transforms.partials import as_arrow
+from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.timeframe import MINUTE_US
 
 Bool = npt.NDArray[np.bool_]
@@ -158,7 +158,7 @@ class LiveBars:
     def _sift(self, table: pa.Table) -> tuple[Rows | None, pa.Table | None, list[pa.Table]]:
         """Take out rows of no session, and rows whose minute has passed the horizon."""
         plan, clock = self._plan, self._bucket.head.clock
-        minutes, at = _distinct(tickrows.minutes_of(tickrows.numbers(table, "ts")))
+        minutes, at = _distinct(tickrows.minutes_of(numbers(table, "ts")))
         placed = (plan.grid.look_up if len(minutes) <= _FEW else plan.grid.place)(minutes)
         stray = placed.session == NO_SESSION
         passed = ~stray & (minutes + MINUTE_US + plan.lateness <= clock)

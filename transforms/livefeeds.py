@@ -28,7 +28,7 @@ from fibflow.transforms.livestate import (
     Ring,
     precedes,
 )
-from fibflow.transforms.partials import Partials, as_arrow, run_starts
+from fibflow.transforms.partials import Partials, as_arrow, numbers, run_starts
 from fibflow.transforms.schemas import MINUTE_INPUT
 from fibflow.transforms.ticks import NO_OPEN, fold_trades, minute_partials, repeats
 
@@ -83,7 +83,7 @@ def accept_trades(
     """
     made = Accepted()
     table, symbol, minute = rows.table, rows.symbol, rows.minute
-    ts, seq = tickrows.numbers(table, "ts"), tickrows.numbers(table, "seq")
+    ts, seq = numbers(table, "ts"), numbers(table, "seq")
     order = None
     same = symbol[1:] == symbol[:-1]
     in_order = (ts[1:] >= ts[:-1]) & (seq[1:] > seq[:-1])
@@ -212,7 +212,7 @@ def accept_minutes(rows: Rows, ring: Ring, symbols: Sequence[str], shards: list[
     table = rows.table
     texts, at = tickrows.words(table, "sequence")
     words = tickrows.to_words(tickrows.sequence_numbers(texts.to_pylist()))[:, at]
-    version, sub, place = (tickrows.numbers(table, name) for name in ("version", "sub", "place"))
+    version, sub, place = (numbers(table, name) for name in ("version", "sub", "place"))
     order = np.lexsort((place, sub, *words[::-1], version, rows.minute, rows.symbol))
     lost = np.append(repeats(rows.symbol[order], rows.minute[order])[1:], False)
     won = order[~lost]
@@ -224,7 +224,7 @@ def accept_minutes(rows: Rows, ring: Ring, symbols: Sequence[str], shards: list[
     values = table.take(as_arrow(won))
     symbol, minute = rows.symbol[won], rows.minutes[rows.minute[won]]
     partials = minute_partials(pa.array([], pa.string()), symbol.astype(np.int32), minute, values)
-    raw = tickrows.numbers(values, "volume")
+    raw = numbers(values, "volume")
     vwap = tickrows.optional(values, "vwap", float("nan"))
     count = tickrows.optional(values, "trade_count", -1)
     extra = np.stack(

@@ -118,6 +118,15 @@ def as_arrow(values: npt.NDArray[Any], mask: Bool | None = None) -> Any:
     return pa.array(values, mask=mask)
 
 
+def numbers(rows: pa.Table, name: str) -> npt.NDArray[Any]:
+    """Return a column without nulls as an array; instants as UTC microseconds."""
+    column: Any = rows[name]
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if pa.types.is_timestamp(array.type):
+        array = array.view(pa.int64())
+    return array.to_numpy(zero_copy_only=False)
+
+
 def encode_symbols(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int32]:
     """Return the sorted distinct symbols of a column and each row's index into them, shape (n,)."""
     if not pa.types.is_dictionary(column.type):
@@ -134,13 +143,26 @@ def encode_symbols(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int32]:
     return words.take(as_arrow(np.array(order, np.int64))), rank[codes]
 
 
-def run_starts(symbol: Int32, window: npt.NDArray[Any]) -> Index:
+def run_starts(symbol: npt.NDArray[Any], window: npt.NDArray[Any]) -> Index:
     """Return where each run of equal (symbol, window) begins in sorted columns; shape (runs,)."""
     if not len(symbol):
         return np.zeros(0, np.intp)
     change = window[1:] != window[:-1]
     change |= symbol[1:] != symbol[:-1]
     return np.concatenate((np.zeros(1, np.intp), np.flatnonzero(change) + 1))
+
+
+def newest(symbol: npt.NDArray[Any], window: npt.NDArray[Any], *ranks: npt.NDArray[Any]) -> Index:
+    """Return the position of the greatest row of each (symbol, window), in their order; shape (runs,).
+
+    Args:
+        symbol: the first key, in any order; shape (n,).
+        window: the second, likewise.
+        ranks: what makes a row greater, the most significant first; of equal rows the last one counts.
+    """
+    order = np.lexsort((*reversed(ranks), window, symbol))
+    starts = run_starts(symbol[order], window[order])
+    return order[np.append(starts, len(order))[1:] - 1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fibflow.transforms import accumulators as acc
-from fibflow.transforms.partials import as_arrow
+from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.schemas import DEAD_LETTERS, LATE
 from fibflow.transforms.timeframe import MINUTE_US
 
@@ -35,15 +35,6 @@ def is_stream_input(rows: pa.Table) -> bool:
 def is_trades(rows: pa.Table) -> bool:
     """Return whether rows of a stream are trades; else they are minute aggregates."""
     return "rules" in rows.column_names
-
-
-def numbers(rows: pa.Table, name: str) -> npt.NDArray[Any]:
-    """Return a column without nulls as an array; instants as UTC microseconds."""
-    column: Any = rows[name]
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if pa.types.is_timestamp(array.type):
-        array = array.view(pa.int64())
-    return array.to_numpy(zero_copy_only=False)
 
 
 def optional(rows: pa.Table, name: str, missing: Any) -> npt.NDArray[Any]:

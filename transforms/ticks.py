@@ -19,7 +19,15 @@ from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import NO_SESSION
 from fibflow.transforms.conditions import Rule
 from fibflow.transforms.grid import Grid
-from fibflow.transforms.partials import Partials, as_arrow, encode_symbols, finish, merge, run_starts
+from fibflow.transforms.partials import (
+    Partials,
+    as_arrow,
+    encode_symbols,
+    finish,
+    merge,
+    numbers,
+    run_starts,
+)
 from fibflow.transforms.schemas import DEAD_LETTERS
 from fibflow.transforms.timeframe import MINUTE_US, Timeframe
 from fibflow.transforms.validation import MAX_VWAP
@@ -66,7 +74,7 @@ def fold_trades(
     """
 
     def column(name: str) -> npt.NDArray[Any]:
-        values = tickrows.numbers(trades, name)
+        values = numbers(trades, name)
         return values if order is None else values[order]
 
     ts, price, volume, rules = (column(name) for name in ("ts", "price", "volume", "rules"))
@@ -116,7 +124,7 @@ def minute_partials(symbols: pa.StringArray, symbol: Int32, minute: Int64, rows:
         minute: start of each row's minute, UTC microseconds, shape (n,).
         rows: as they stand.
     """
-    volume = acc.to_micro(tickrows.numbers(rows, "volume"))
+    volume = acc.to_micro(numbers(rows, "volume"))
     vwap = tickrows.optional(rows, "vwap", float("nan"))
     has_notional = (vwap > 0) & (vwap < MAX_VWAP)
     hi, lo = acc.multiply(acc.to_micro(np.where(has_notional, vwap, 0.0)), volume)
@@ -127,12 +135,12 @@ def minute_partials(symbols: pa.StringArray, symbol: Int32, minute: Int64, rows:
         symbol=symbol,
         ts=minute,
         end=minute + MINUTE_US,
-        open=tickrows.numbers(rows, "open"),
+        open=numbers(rows, "open"),
         open_ts=minute,
         open_seq=zeros,
-        high=tickrows.numbers(rows, "high"),
-        low=tickrows.numbers(rows, "low"),
-        close=tickrows.numbers(rows, "close"),
+        high=numbers(rows, "high"),
+        low=numbers(rows, "low"),
+        close=numbers(rows, "close"),
         close_ts=minute,
         close_seq=zeros,
         volume=volume,
@@ -207,7 +215,7 @@ def aggregate_ticks(rows: pa.Table, spec: BarSpec) -> tuple[list[pa.Table], pa.T
         DEAD_LETTERS with the reasons ``not_a_session`` and ``duplicate``.
     """
     grid = Grid(spec.timeframes, spec.calendar, spec.intraday_anchor)
-    minute = tickrows.minutes_of(tickrows.numbers(rows, "ts"))
+    minute = tickrows.minutes_of(numbers(rows, "ts"))
     session = spec.calendar.positions_at(minute)
     strays = session == NO_SESSION
     letters = []
@@ -256,7 +264,7 @@ def _trades(
     symbols: pa.StringArray, symbol: Int32, minute: Int64, session: Int32, rows: pa.Table, grid: Grid
 ) -> tuple[Partials, pa.Table]:
     """Return one-minute partials of trades, and the trades that another one of their key beat."""
-    ts, seq = tickrows.numbers(rows, "ts"), tickrows.numbers(rows, "seq")
+    ts, seq = numbers(rows, "ts"), numbers(rows, "seq")
     losers = rows.slice(0, 0)
     order = np.lexsort((seq, session, symbol))
     again = repeats(symbol[order], session[order], seq[order])
@@ -293,7 +301,7 @@ def _registers(
 ) -> tuple[Partials, pa.Table]:
     """Return partials of minute rows, and the rows that a greater version of their minute beat."""
     del session, grid
-    version = tickrows.numbers(rows, "version")
+    version = numbers(rows, "version")
     order = np.lexsort((*tickrows.identity(rows), version, minute, symbol))
     lost = np.append(repeats(symbol[order], minute[order])[1:], False)
     won = order[~lost]

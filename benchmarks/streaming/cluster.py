@@ -313,7 +313,7 @@ class BenchCluster:
         return LiveJob(
             lanes=lanes,
             aws=self.aws,
-            feed=livegraph.TRADES,
+            feed=decoded.TRADES,
             spec=BarSpec(tuple(shape.timeframes) or ALL_TIMEFRAMES, shape.calendar, intraday_anchor=anchor),
             policy=StreamPolicy(buckets=BUCKETS),
             source=SourceOptions.of(address),

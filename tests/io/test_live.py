@@ -24,14 +24,6 @@ from fibflow.transforms.schemas import BARS, TICKS
 NEVER_APART = timedelta(0)
 
 
-@pytest.fixture(params=["folder", "s3"])
-def anywhere(request, tmp_path):
-    if request.param == "folder":
-        return Lake(str(tmp_path))
-    s3 = request.getfixturevalue("s3")
-    return Lake(s3.uri("lake"), s3.aws)
-
-
 @pytest.fixture
 def lake(tmp_path):
     # A clock that stands still: the order of commits is that of their versions.

@@ -20,18 +20,11 @@ from fibflow.tests.io.livestores import (
     price,
     prices,
     rows,
-    serving,
     table,
 )
 from fibflow.transforms.schemas import BARS
 
 NOW = 1_800_000_000_000_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as running:
-        yield running
 
 
 @pytest.fixture

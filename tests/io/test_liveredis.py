@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from fibflow.io.liveredis import Connection, LiveStoreError, Patience
 from fibflow.io.livestore import LiveStore
-from fibflow.tests.io.livestores import NO_PATIENCE, Server, fresh, price, prices, serving
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as running:
-        yield running
+from fibflow.tests.io.livestores import NO_PATIENCE, fresh, price, prices
 
 
 class Clock:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import apache_beam as beam
 import pyarrow as pa
 import pytest
@@ -14,19 +12,16 @@ from fibflow.io.lastprices import MINUTE as MINUTES
 from fibflow.io.lastprices import TRADE
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livesinks import LiveMarker, WriteClosedBars, WriteLastPrices, WriteOpenBars
-from fibflow.io.livestore import LiveStore
 from fibflow.io.throttle import LatestEvery
 from fibflow.tests.io.livestores import (
     MINUTE,
     NO_PATIENCE,
     T0,
-    Server,
     again,
     bar,
     closed,
     fresh,
     rows,
-    serving,
     table,
 )
 from fibflow.tests.io.test_lastprices import RULE, filled, trade
@@ -41,18 +36,6 @@ A = bucket_of("A")
 
 def now() -> float:
     return NOW_S
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: Server) -> Iterator[LiveStore]:
-    with fresh(server) as made:
-        yield made
 
 
 def run(elements: list, kind: type, *steps: beam.DoFn) -> dict[str, object]:

@@ -16,7 +16,6 @@ from fibflow.tests.io.livestores import (
     MINUTE,
     NO_PATIENCE,
     T0,
-    Server,
     again,
     bar,
     closed,
@@ -24,7 +23,6 @@ from fibflow.tests.io.livestores import (
     price,
     prices,
     rows,
-    serving,
     table,
 )
 from fibflow.transforms.buckets import bucket_of
@@ -36,18 +34,6 @@ PROPERTY = settings(
 )
 NOW = 1_800_000_000_000_000
 SECOND = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: Server) -> Iterator[LiveStore]:
-    with fresh(server) as made:
-        yield made
 
 
 def flush(*bars: dict, stamp: int = NOW, whole: bool = False, bucket: int | None = None) -> Flush:

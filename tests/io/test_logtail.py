@@ -19,14 +19,6 @@ def lake(tmp_path):
     return Lake(str(tmp_path), clock=Clock())
 
 
-@pytest.fixture(params=["folder", "s3"])
-def anywhere(request, tmp_path):
-    if request.param == "folder":
-        return Lake(str(tmp_path))
-    s3 = request.getfixturevalue("s3")
-    return Lake(s3.uri("lake"), s3.aws)
-
-
 def test_the_newest_version_is_found_behind_a_checkpoint(anywhere):
     run = started(anywhere, commits=12, rows=1)
     assert anywhere.table(tables.LIVE).version == 11

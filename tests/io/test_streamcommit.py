@@ -53,14 +53,6 @@ def lake(tmp_path):
     return Lake(str(tmp_path), clock=Clock())
 
 
-@pytest.fixture(params=["folder", "s3"])
-def anywhere(request, tmp_path):
-    if request.param == "folder":
-        return Lake(str(tmp_path))
-    s3 = request.getfixturevalue("s3")
-    return Lake(s3.uri("lake"), s3.aws)
-
-
 # --- one run ---------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from fibflow.transforms.partials import (
     finish,
     fold,
     merge,
+    newest,
     run_starts,
 )
 from fibflow.transforms.schemas import PARTIALS
@@ -453,3 +454,10 @@ def test_run_starts():
     symbol = np.array([0, 0, 0, 1, 1], np.int32)
     assert run_starts(symbol, np.array([5, 5, 6, 6, 6])).tolist() == [0, 2, 3]
     assert run_starts(symbol[:0], np.zeros(0)).tolist() == []
+
+
+def test_newest_is_the_greatest_of_each_window_by_ranks_in_order():
+    symbol, window = np.array([1, 0, 1, 0, 1]), np.array([5, 9, 5, 9, 4])
+    first, second = np.array([2, 1, 2, 1, 0]), np.array([7, 3, 6, 3, 0])
+    assert newest(symbol, window, first, second).tolist() == [3, 4, 0]
+    assert newest(symbol[:0], window[:0], first[:0]).tolist() == []
