@@ -194,7 +194,7 @@ def test_a_savepoint_is_waited_for(server):
         rest.stop("j", "s3://b/x", clock=time.clock, sleep=time.sleep, drain=True) == "file:///a/savepoint-1"
     )
     assert time.now == 3.0
-    body = {"targetDirectory": "s3://b/x", "drain": True, "formatType": "NATIVE"}
+    body = {"targetDirectory": "s3://b/x", "drain": True, "formatType": "CANONICAL"}
     assert server.asked[0] == ("POST", "/jobs/j/stop", body)
     assert server.asked[1][:2] == ("GET", "/jobs/j/savepoints/t")
 

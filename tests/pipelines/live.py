@@ -124,7 +124,10 @@ class Segment:
 
 @dataclass
 class LiveRun:
-    """One job, its stream, and its lake."""
+    """One job, its stream, and its lake.
+
+    ``kinesis`` is the URL of a service other than the stack's emulator.
+    """
 
     stack: Stack
     folder: Path
@@ -132,19 +135,17 @@ class LiveRun:
     stream: str
     feed: str
     env: dict[str, str] = field(default_factory=dict)
-    kinesis_url: str | None = None
+    kinesis: str | None = None
 
     def __post_init__(self) -> None:
         self.lake = self.folder / "lake"
         self.env = {**os.environ, **self.stack.env, **self.env}
+        if self.kinesis is not None:
+            self.env["AWS_ENDPOINT_URL"] = self.kinesis
+            self.env["AWS_DEFAULT_REGION"] = "us-east-1"
+            self.env["AWS_ACCESS_KEY_ID"] = self.env["AWS_SECRET_ACCESS_KEY"] = "test"
         self.rest = FlinkRest(self.stack.address("job-manager"))
-        aws = AwsConfig(
-            region="us-east-1",
-            endpoint_url=self.kinesis_url or self.stack.env["AWS_ENDPOINT_URL"],
-            access_key_id="test",
-            secret_access_key="test",
-        )
-        self.client = kinesis_client(aws)
+        self.client = kinesis_client(AwsConfig.resolve(self.env))
         self.played = 0
 
     # The stream -------------------------------------------------------------------------------------------
@@ -159,6 +160,29 @@ class LiveRun:
                 "StreamStatus"
             ]
         )
+
+    def split_shard(self) -> None:
+        """Split the first open shard in the middle."""
+        shard = self._open_shards()[0]
+        first, last = (int(shard["HashKeyRange"][end]) for end in ("StartingHashKey", "EndingHashKey"))
+        self.client.split_shard(
+            StreamName=self.stream,
+            ShardToSplit=shard["ShardId"],
+            NewStartingHashKey=str((first + last) // 2),
+        )
+
+    def merge_shards(self) -> None:
+        """Merge the last two open shards."""
+        low, high = self._open_shards()[-2:]
+        self.client.merge_shards(
+            StreamName=self.stream, ShardToMerge=low["ShardId"], AdjacentShardToMerge=high["ShardId"]
+        )
+
+    def _open_shards(self) -> list[dict[str, Any]]:
+        """Return the shards that take records, in the order of their hash keys."""
+        shards = self.client.list_shards(StreamName=self.stream)["Shards"]
+        found = [shard for shard in shards if "EndingSequenceNumber" not in shard["SequenceNumberRange"]]
+        return sorted(found, key=lambda shard: int(shard["HashKeyRange"]["StartingHashKey"]))
 
     def play(self, segment: Segment) -> None:
         """Put a part of the tape into the stream, and wait for the job where the part says so."""

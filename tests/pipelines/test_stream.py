@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from fibflow.runners.services.stack import Stack
-from fibflow.tests.pipelines.live import LiveRun, Market, compare
+from fibflow.tests.io.kinesis.server import serving
+from fibflow.tests.pipelines.live import LATENESS_US, LiveRun, Market, Segment, compare, wait_until
+from fibflow.transforms.timeframe import MINUTE_US
 
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.
 HALF_DAY_AND_DST = ("2024-03-28", "2024-04-02")
@@ -18,6 +20,12 @@ HALF_DAY_AND_DST = ("2024-03-28", "2024-04-02")
 def stack() -> Iterator[Stack]:
     with Stack(["redis", "moto", "flink", "beam"], slots=2) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def kinesis() -> Iterator[str]:
+    with serving("--quota", "reads") as url:
+        yield url
 
 
 @pytest.mark.parametrize("feed", ["trades", "minutes"])
@@ -39,4 +47,44 @@ def test_the_lake_of_the_stream_is_batch_over_its_archive(stack: Stack, tmp_path
     truth = market.tape.truth
     assert found.unreadable == truth.broken
     assert found.ticks == truth.readable
+    assert found.ticks == found.used + found.duplicates + found.late
+
+
+def test_nothing_is_lost_or_doubled_by_faults(stack: Stack, kinesis: str, tmp_path: Path) -> None:
+    market = Market.of("trades", HALF_DAY_AND_DST, calendar="XSTO", seed=11)
+    run = LiveRun(stack, tmp_path, market, "ticks-faults", "trades", kinesis=kinesis)
+    run.create_stream()
+    first = run.submit()
+    begun, late_to_it, then, *rest = market.segments()
+    try:
+        run.play(begun)
+        run.play(late_to_it)
+        wait_until(lambda: len(run.rest.checkpoints(first)) > 0, "a checkpoint")
+        stack.kill9("task-manager")
+        run.split_shard()
+        run.play(Segment(then.of, then.messages, None))
+        stack.start("task-manager-1")
+        assert then.clock is not None
+        run.wait_for_clock(then.clock - LATENESS_US - MINUTE_US)
+        stack.kill9("worker-pool")
+        stack.start("worker-pool")
+        run.play(rest[0])
+        stop = ("stop", "live", "--flink-master", stack.address("job-manager"), "--lake", str(run.lake))
+        # It is refused until the job has come back from the crash.
+        wait_until(lambda: run.command("pipelines.jobs", *stop).returncode == 0, "the job is stopped")
+        run.merge_shards()
+        run.play(Segment(rest[1].of, rest[1].messages, None))
+        done = run.command("pipelines.jobs", "resume", "live", "--lake", str(run.lake))
+        assert done.returncode == 0, done.stderr
+        assert run.rest.job("live").id != first
+        for segment in rest[2:]:
+            run.play(segment)
+        run.wait_for_end()
+    finally:
+        run.cancel()
+    found = compare(run)
+    assert (found.missing, found.surplus, found.different) == (0, 0, 0)
+    assert min(found.late, found.revised, found.duplicates) > 0
+    assert found.unreadable == market.tape.truth.broken
+    assert found.ticks == market.tape.truth.readable
     assert found.ticks == found.used + found.duplicates + found.late
