@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from fibflow.transforms.timeframe import Timeframe
 #: What the manifest calls the staged files of bars whose windows may not have ended.
 OPEN_BARS = "open"
 
-_MOST_BUFFERED = 200_000
+_MOST_BUFFERED = 50_000
 
 
 def write_bars(
@@ -109,33 +110,44 @@ def sort_bars(bars: pa.Table) -> pa.Table:
 
 @beam.typehints.with_input_types(pa.Table)
 class WriteDeadLetters(beam.DoFn):
-    """Write refused rows to staged data files; emit ``Wrote``, and a ``Tally`` a reason."""
+    """Write refused rows to staged data files; emit ``Wrote``, and a ``Tally`` a reason.
+
+    ``process`` may be called from several threads.
+    """
 
     def __init__(self, staging: Storage) -> None:
         self._writer = DataFileWriter(staging.child(tables.DEAD_LETTERS.name), tables.DEAD_LETTERS)
         self._rows: list[pa.Table] = []
+        self._lock: threading.Lock | None = None
 
     def start_bundle(self) -> None:
         """Begin with nothing buffered."""
         self._rows = []
+        self._lock = threading.Lock()
 
     def process(self, element: pa.Table) -> Iterator[Wrote | Tally]:
         """Count the rows and keep them; write when there are many."""
         counts: Any = element["reason"].value_counts()
         for entry in counts.to_pylist():
             yield Tally(f"rejected.{entry['values']}", entry["counts"])
-        self._rows.append(element)
-        if sum(map(len, self._rows)) >= _MOST_BUFFERED:
-            yield self._flush()
+        assert self._lock is not None
+        with self._lock:
+            self._rows.append(element)
+            many: list[pa.Table] = []
+            if sum(map(len, self._rows)) >= _MOST_BUFFERED:
+                many, self._rows = self._rows, []
+        if many:
+            yield self._write(many)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Write what is left."""
         if self._rows:
-            yield in_global_window(self._flush())
+            yield in_global_window(self._write(self._rows))
+        # A lock cannot be pickled.
+        self._rows, self._lock = [], None
 
-    def _flush(self) -> Wrote:
-        rows = pa.concat_tables(self._rows)
-        self._rows = []
+    def _write(self, parts: list[pa.Table]) -> Wrote:
+        rows = pa.concat_tables(parts)
         return Wrote(tables.DEAD_LETTERS.name, self._writer.write(rows, {}, content_name(rows)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,23 +19,30 @@ class InThreads(beam.DoFn):
 
     The direct runner hands a bundle's elements on one after another; its own ``multi_threading`` mode shares
     buffers between bundles without a lock. The DoFns' ``process`` must be safe to call from several threads.
-    A tagged output leaves the chain where it is made. Bounded input in the global window only.
+    A tagged output leaves the chain where it is made, or goes to the DoFn that ``tagged`` has for its tag.
+    Bounded input in the global window only.
     """
 
-    def __init__(self, steps: Sequence[beam.DoFn], threads: int) -> None:
+    def __init__(
+        self, steps: Sequence[beam.DoFn], threads: int, tagged: Mapping[str, beam.DoFn] | None = None
+    ) -> None:
         self._steps = list(steps)
         self._threads = threads
+        self._tagged = dict(tagged or {})
 
     def setup(self) -> None:
         """Set each step up."""
-        for step in self._steps:
+        for step in self._all():
             step.setup()
+
+    def _all(self) -> list[beam.DoFn]:
+        return [*self._steps, *self._tagged.values()]
 
     def start_bundle(self) -> None:
         """Start the threads."""
         self._pool = ThreadPoolExecutor(self._threads)
         self._pending: deque[Future[list[Any]]] = deque()
-        for step in self._steps:
+        for step in self._all():
             step.start_bundle()
 
     def process(self, element: Any) -> Iterator[Any]:
@@ -52,7 +59,7 @@ class InThreads(beam.DoFn):
                     yield pvalue.TaggedOutput(made.tag, in_global_window(made.value))
                 else:
                     yield in_global_window(made)
-        for step in self._steps:
+        for step in self._all():
             yield from step.finish_bundle() or ()
         self._pool.shutdown()
 
@@ -70,7 +77,9 @@ class InThreads(beam.DoFn):
 
     def _push(self, place: int, element: Any, made: list[Any]) -> None:
         for output in self._steps[place].process(element) or ():
-            if isinstance(output, pvalue.TaggedOutput) or place + 1 == len(self._steps):
+            if isinstance(output, pvalue.TaggedOutput) and output.tag in self._tagged:
+                made.extend(self._tagged[output.tag].process(output.value) or ())
+            elif isinstance(output, pvalue.TaggedOutput) or place + 1 == len(self._steps):
                 made.append(output)
             else:
                 self._push(place + 1, output, made)

@@ -13,7 +13,7 @@ from fibflow.io.rows import Origins
 from fibflow.io.storage import Storage
 from fibflow.io.threads import InThreads
 from fibflow.pipelines.plan import Plan
-from fibflow.transforms import aggregate, coders
+from fibflow.transforms import aggregate
 from fibflow.transforms.bars import BarSpec
 
 
@@ -54,17 +54,12 @@ def run_bars(
             aggregate.MakeBars(spec, Origins(plan.source)),
             sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run),
         ]
-        made = grouped[grouping.UNITS] | "MakeBars" >> beam.ParDo(InThreads(unit, threads)).with_outputs(
-            grouping.DEAD_LETTERS, grouping.TALLIES, main="files"
-        )
-        coders.tables_of(made, grouping.DEAD_LETTERS)
-        refused = (
-            (grouped[grouping.DEAD_LETTERS], made[grouping.DEAD_LETTERS])
-            | "AllDeadLetters" >> beam.Flatten()
-            | "WriteDeadLetters" >> beam.ParDo(sinks.WriteDeadLetters(to.staging))
-        )
+        refused = sinks.WriteDeadLetters(to.staging)
+        in_threads = beam.ParDo(InThreads(unit, threads, {grouping.DEAD_LETTERS: refused}))
+        made = grouped[grouping.UNITS] | "MakeBars" >> in_threads.with_outputs(grouping.TALLIES, main="files")
+        unread = grouped[grouping.DEAD_LETTERS] | "WriteDeadLetters" >> beam.ParDo(refused)
         (
-            (made["files"], refused, grouped[grouping.TALLIES], made[grouping.TALLIES])
+            (made["files"], unread, grouped[grouping.TALLIES], made[grouping.TALLIES])
             | "Told" >> beam.Flatten()
             | "ToOne" >> beam.WithKeys(None)
             | "Together" >> beam.GroupByKey()

@@ -66,7 +66,7 @@ def aggregate(rows: pa.Table, spec: BarSpec, origins: Names = ("",)) -> tuple[li
     if is_stream_input(rows):
         return aggregate_ticks(rows, spec)
     daily = "session" in rows.column_names
-    winners, losers = resolve(rows, "session" if daily else "ts")
+    winners, losers = resolve(rows, "session" if daily else "ts", ranked=False)
     bars = list((daily_bars if daily else minute_bars)(winners, spec))
     return bars, dead_letters(losers, "duplicate", origins)
 

@@ -31,6 +31,7 @@ from fibflow.transforms.timeframe import (
     IntradayAnchor,
     SessionWindows,
     Timeframe,
+    count_from,
     intraday_windows,
 )
 
@@ -99,10 +100,14 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
     # Platform integers: taking by anything smaller converts the index at each timeframe.
     positions = positions.astype(np.intp)
     heads, base = _bases(values, positions, spec)
+    is_new = np.ones(len(values), np.bool_)
+    np.not_equal(values.symbol[1:], values.symbol[:-1], out=is_new[1:])
+    own: Any = calendar.origin if spec.anchor is Anchor.EXCHANGE else base
+    counted = None if spec.anchor is Anchor.ROWS else count_from(positions, own)
     newest = int(np.searchsorted(calendar.day_ends, as_of, side="right")) - 1
     for timeframe in spec.timeframes:
         length = timeframe.sessions
-        if spec.anchor is Anchor.ROWS:
+        if counted is None:
             starts, keep = _row_runs(heads, len(values), base, length)
             complete = np.diff(starts, append=len(values)) == length
             chosen = _order(keep, complete, spec)
@@ -110,17 +115,16 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
             ts, end = calendar.day_starts[positions[first]], calendar.day_ends[positions[last]]
         else:
             windows = SessionWindows(calendar, length)
-            if spec.anchor is Anchor.EXCHANGE:
-                counted = windows.exchange_numbers(positions)
-            else:
-                counted = windows.numbers(positions, base)
-            starts = run_starts(values.symbol, counted)
-            number = counted.take(starts)
-            own: Any = calendar.origin if spec.anchor is Anchor.EXCHANGE else base.take(starts)
-            complete = number <= (newest - own - length + 1) // length
+            numbered = windows.numbers(counted)
+            changes = is_new.copy()
+            changes[1:] |= numbered[1:] != numbered[:-1]
+            starts = np.flatnonzero(changes)
+            number = numbered.take(starts).astype(np.int32)
+            origin: Any = own if isinstance(own, int) else own.take(starts)
+            complete = number <= (newest - origin - length + 1) // length
             chosen = _order(np.ones(len(starts), np.bool_), complete, spec)
             first, last = _ends(starts, len(values), chosen)
-            ts, end = windows.bounds(number[chosen], own if isinstance(own, int) else own[chosen])
+            ts, end = windows.bounds(number[chosen], origin if isinstance(own, int) else origin[chosen])
         within = _within(ts, end, spec)
         if within is not None:
             chosen, first, last, ts, end = (part[within] for part in (chosen, first, last, ts, end))
@@ -133,8 +137,8 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
             last=last,
             ts=ts,
             end=end,
-            begins=calendar.day_starts[positions[first]],
-            finishes=calendar.day_ends[positions[last]] - 1,
+            begins=None,
+            finishes=None,
             sessions=(last - first + 1).astype(np.int32),
         )
         yield finish(fold(values, runs), timeframe.name, complete[chosen])

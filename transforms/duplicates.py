@@ -26,13 +26,14 @@ _FEW = 10
 _NONE: Any = -1
 
 
-def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
+def resolve(rows: pa.Table, time: str, ranked: bool = True) -> tuple[pa.Table, pa.Table]:
     """Return ``(winners, losers)``: winners sorted by symbol and ``time``, each key once.
 
     Args:
         rows: has ``symbol`` (its dictionary is put in order), ``time`` and, where files overlap, ``rank``
             (int32).
         time: ``session`` (a date) or ``ts`` (an instant on a whole minute).
+        ranked: keep the winners' rank; it costs as much to move as a price.
     """
     symbols, codes = encode_symbols(rows["symbol"])
     rows = rows.set_column(
@@ -45,16 +46,20 @@ def resolve(rows: pa.Table, time: str) -> tuple[pa.Table, pa.Table]:
     key += _units(rows[time])
     falls = np.flatnonzero(key[1:] <= key[:-1])
     if not len(falls):
-        return rows, rows.slice(0, 0)
-    patched = _patch(rows, key, int(falls[-1]) + 1, time)
+        return _unranked(rows, ranked), rows.slice(0, 0)
+    patched = _patch(rows, key, int(falls[-1]) + 1, time, ranked)
     if patched is not None:
         return patched
     rows = rows.combine_chunks()
     order = _sort(key, codes, len(symbols))
     lost = _losers(rows, key, order)
     if lost is None:
-        return rows.take(as_arrow(order)), rows.slice(0, 0)
-    return rows.take(as_arrow(order[~lost])), rows.take(as_arrow(order[lost]))
+        return _unranked(rows, ranked).take(as_arrow(order)), rows.slice(0, 0)
+    return _unranked(rows, ranked).take(as_arrow(order[~lost])), rows.take(as_arrow(order[lost]))
+
+
+def _unranked(rows: pa.Table, ranked: bool) -> pa.Table:
+    return rows if ranked or "rank" not in rows.column_names else rows.drop_columns(["rank"])
 
 
 def _units(column: pa.ChunkedArray) -> Int64:
@@ -67,7 +72,7 @@ def _units(column: pa.ChunkedArray) -> Int64:
     return units
 
 
-def _patch(rows: pa.Table, key: Int64, few: int, time: str) -> tuple[pa.Table, pa.Table] | None:
+def _patch(rows: pa.Table, key: Int64, few: int, time: str, ranked: bool) -> tuple[pa.Table, pa.Table] | None:
     """Resolve where the first ``few`` rows are corrections of the others, which are in order.
 
     So it is with one file a symbol and a small one beside them: putting some values into place costs less
@@ -80,30 +85,35 @@ def _patch(rows: pa.Table, key: Int64, few: int, time: str) -> tuple[pa.Table, p
     at = np.searchsorted(key[few:], corrected)
     if at[-1] == len(key) - few or (key[few:][at] != corrected).any() or (np.diff(corrected) == 0).any():
         return None
-    place = at + few
     wins = np.zeros(few, np.bool_)
     tied = ~wins
+    winners = rows.slice(few)
+    mine, others = rows.slice(0, few).take(as_arrow(order)), winners.take(as_arrow(at))
     for name in ("version", "rank"):
         if name in rows.column_names:
-            theirs, others = (
-                rows[name].take(as_arrow(index)).fill_null(_NONE).to_numpy() for index in (order, place)
-            )
-            wins |= tied & (theirs > others)
-            tied &= theirs == others
-    losers = rows.take(as_arrow(np.where(wins, place, order)))
-    mask = np.zeros(len(key) - few, np.bool_)
-    mask[at[wins]] = True
-    winners = rows.slice(few)
-    replaced, by = as_arrow(mask), rows.take(as_arrow(order[wins]))
-    for number, name in enumerate(rows.column_names):
+            ours, theirs = (part[name].fill_null(_NONE).to_numpy() for part in (mine, others))
+            wins |= tied & (ours > theirs)
+            tied &= ours == theirs
+    losers = pa.concat_tables([others, mine]).take(as_arrow(np.arange(few) + np.where(wins, 0, few)))
+    place, better = at[wins], mine.filter(as_arrow(wins))
+    winners = _unranked(winners, ranked)
+    for number, name in enumerate(winners.column_names):
         if name not in ("symbol", time):
-            column: Any = pc.replace_with_mask(_one(winners[name]), replaced, _one(by[name]))
+            column = _replaced(winners[name], place, better[name])
             winners = winners.set_column(number, winners.schema.field(number), column)
     return winners, losers
 
 
-def _one(column: pa.ChunkedArray) -> Any:
-    return column.combine_chunks()
+def _replaced(column: Any, place: Index, by: Any) -> Any:
+    """Return a column of numbers with the values ``by`` in some places, in order."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if array.null_count or by.null_count:
+        mask = np.zeros(len(array), np.bool_)
+        mask[place] = True
+        return pc.replace_with_mask(array, as_arrow(mask), by.combine_chunks())
+    values = array.to_numpy().copy()
+    values[place] = by.to_numpy()
+    return as_arrow(values)
 
 
 def _sort(key: Int64, codes: npt.NDArray[np.int32], symbols: int) -> Index:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,18 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.symbol)
+
+    @cached_property
+    def volume_before(self) -> Int64:
+        """The volume of all rows before each, and of all; shape (n + 1,). Wraps: only differences count."""
+        total = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(self.volume, out=total[1:])
+        return total
+
+    @cached_property
+    def greatest_volume(self) -> int:
+        """The greatest volume of a row."""
+        return int(self.volume.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,8 @@ class Runs:
         chosen: which runs to fold, shape (k,); None for all, in order.
         first, last: the chosen runs' first and last rows.
         ts, end: their windows.
-        begins, finishes: first instant of each run's first row, last instant of its last row.
+        begins, finishes: first instant of each run's first row, last instant of its last row; None where the
+            partials are not to be merged with others.
         sessions: how many sessions each run holds.
     """
 
@@ -184,8 +198,8 @@ class Runs:
     last: Index
     ts: Int64
     end: Int64
-    begins: Int64
-    finishes: Int64
+    begins: Int64 | None
+    finishes: Int64 | None
     sessions: Int32
 
 
@@ -211,14 +225,14 @@ def fold(rows: Rows, runs: Runs) -> Partials:
         ts=runs.ts,
         end=runs.end,
         open=rows.open[first],
-        open_ts=runs.begins,
+        open_ts=zeros if runs.begins is None else runs.begins,
         open_seq=zeros,
         high=np.maximum.reduceat(rows.high, starts)[chosen],
         low=np.minimum.reduceat(rows.low, starts)[chosen],
         close=rows.close[last],
-        close_ts=runs.finishes,
+        close_ts=zeros if runs.finishes is None else runs.finishes,
         close_seq=zeros,
-        volume=acc.sum_volume(rows.volume, starts)[chosen],
+        volume=_volume(rows, runs),
         notional_hi=hi,
         notional_lo=lo,
         has_notional=has_notional,
@@ -226,6 +240,15 @@ def fold(rows: Rows, runs: Runs) -> Partials:
         has_trade_count=has_count,
         sessions=runs.sessions,
     )
+
+
+def _volume(rows: Rows, runs: Runs) -> Int64:
+    """Return the volume of each chosen run, exactly."""
+    longest = int((runs.last - runs.first).max(initial=0)) + 1
+    if rows.greatest_volume * longest < acc.VOLUME_LIMIT:
+        return rows.volume_before.take(runs.last + 1) - rows.volume_before.take(runs.first)
+    total = acc.sum_volume(rows.volume, runs.starts)
+    return total if runs.chosen is None else total[runs.chosen]
 
 
 def concat(parts: Sequence[Partials]) -> Partials:

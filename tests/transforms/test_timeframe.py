@@ -16,6 +16,7 @@ from fibflow.transforms.timeframe import (
     SessionWindows,
     Timeframe,
     TimeframeError,
+    count_from,
     intraday_windows,
     parse_timeframes,
 )
@@ -115,7 +116,7 @@ def test_named_sets():
 
 def number_of(sessions: int, day: str) -> int:
     positions = XNYS.positions(np.array(days(day))).astype(np.intp)
-    return int(SessionWindows(XNYS, sessions).exchange_numbers(positions)[0])
+    return int(SessionWindows(XNYS, sessions).numbers(count_from(positions, XNYS.origin))[0])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_exchange_windows_count_from_2000_and_are_negative_before(sessions, day,
 def test_exchange_windows_hold_n_sessions_and_leave_none_out(timeframe):
     windows = SessionWindows(XNYS, timeframe.sessions)
     whole = np.arange(len(XNYS) - timeframe.sessions)
-    numbers = windows.exchange_numbers(whole)
+    numbers = windows.numbers(count_from(whole, XNYS.origin))
     assert np.array_equal(numbers, (whole - XNYS.origin) // timeframe.sessions)
     start, end = windows.bounds(numbers, XNYS.origin)
     assert ((start <= XNYS.day_starts[whole]) & (XNYS.day_ends[whole] <= end)).all()
@@ -152,7 +153,7 @@ def test_exchange_windows_hold_n_sessions_and_leave_none_out(timeframe):
 def test_a_window_that_reaches_back_before_the_calendar_starts_with_it():
     windows = SessionWindows(XNYS, 34)
     assert XNYS.origin % 34, "the first window would be whole"
-    start, end = windows.bounds(windows.exchange_numbers(np.array([0])), XNYS.origin)
+    start, end = windows.bounds(windows.numbers(count_from(np.array([0]), XNYS.origin)), XNYS.origin)
     assert start[0] == XNYS.day_starts[0]
     assert end[0] == XNYS.day_ends[XNYS.origin % 34 - 1]
 
@@ -167,18 +168,25 @@ def test_a_window_that_ends_after_the_calendar_is_refused():
 def test_a_base_for_each_row():
     windows = SessionWindows(XNYS, 5)
     base = np.array([100, 200, 200])
-    numbers = windows.numbers(np.array([104, 205, 199]), base)
+    numbers = windows.numbers(count_from(np.array([104, 205, 199]), base))
     assert numbers.tolist() == [0, 1, -1]
     start, end = windows.bounds(numbers, base)
     assert start.tolist() == XNYS.day_starts[[100, 205, 195]].tolist()
     assert end.tolist() == XNYS.day_ends[[104, 209, 199]].tolist()
 
 
+def test_counts_are_small_where_they_fit_and_right_where_they_do_not():
+    near, far = np.array([-32768, 32767]), np.array([-32769, 40000])
+    assert [count_from(positions, 0).itemsize for positions in (near, far)] == [2, 4]
+    for positions in (near, far):
+        assert count_from(positions, 7).tolist() == (positions - 7).tolist()
+
+
 def test_no_rows_have_no_windows():
     windows = SessionWindows(XNYS, 5)
     none = np.zeros(0, np.intp)
     for base in (XNYS.origin, none):
-        assert [len(part) for part in windows.bounds(windows.numbers(none, base), base)] == [0, 0]
+        assert [len(part) for part in windows.bounds(windows.numbers(count_from(none, base)), base)] == [0, 0]
 
 
 def test_half_days_count_and_holidays_do_not():
