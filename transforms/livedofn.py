@@ -16,7 +16,7 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from fibflow.transforms import statecommit, tickrows
+from fibflow.transforms import beamstate, tickrows
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.livebars import LiveBars, Output, Plan, StreamPolicy
@@ -26,7 +26,7 @@ from fibflow.transforms.partials import as_arrow
 
 Int32 = npt.NDArray[np.int32]
 
-statecommit.install()
+beamstate.install()
 
 BARS = "bars"
 OPEN = "open"

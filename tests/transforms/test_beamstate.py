@@ -1,17 +1,18 @@
-"""Writes of user state go out together, in order, and a failed one is not passed over."""
+"""Writes of state go out together, in order, a failed one is not passed over; cached values have a weight."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from apache_beam.coders import BytesCoder
-from apache_beam.runners.worker import bundle_processor
+from apache_beam.runners.worker import bundle_processor, statecache
 
-from fibflow.transforms import statecommit
+from fibflow.transforms import beamstate
 
-statecommit.install()
+beamstate.install()
 
 
 class Answer:
@@ -85,9 +86,40 @@ def test_what_was_not_touched_is_not_written():
 
 
 def test_beam_still_waits_for_each_write_by_itself():
-    # When this fails, Beam may write together by itself: drop transforms/statecommit.py then.
+    # When this fails, Beam may write together by itself: drop transforms/beamstate.py then.
     source = inspect.getsource(bundle_processor)
     own = source[
         source.index("class SynchronousBagRuntimeState") : source.index("class SynchronousSetRuntimeState")
     ]
     assert "to_await.get()" in own
+
+
+@pytest.mark.parametrize("value", [[], [b"x" * 5_000, b"y" * 70_000], [(1, 2, 3)], [7]], ids=repr)
+def test_a_weight_is_what_beam_finds_but_for_shared_numbers(value):
+    cache: Any = statecache
+    beams = cache.objsize.get_deep_size(value)
+    assert 0 <= beamstate.weigh(value) - beams <= 200
+
+
+def test_a_table_weighs_its_buffers():
+    table = pa.table({"a": pa.array(range(10_000))})
+    assert 80_000 <= beamstate.weigh([table]) < 90_000
+
+
+def test_of_an_iterable_only_what_is_in_memory_counts():
+    class Partly(statecache.CacheAware):
+        def get_referents_for_cache(self) -> list[Any]:
+            return [b"x" * 1_000]
+
+    assert 1_000 < beamstate.weigh(Partly()) < 1_500
+
+
+def test_a_cache_weighs_so():
+    cache: Any = statecache.StateCache(1 << 20)
+    cache.put("key", [b"x" * 1_000])
+    assert cache._current_weight == beamstate.weigh([b"x" * 1_000])
+
+
+def test_beam_still_weighs_by_a_walk_over_everything():
+    # When this fails, Beam may weigh at less cost: drop ``weigh`` then.
+    assert "objsize.get_deep_size(" in inspect.getsource(statecache)
