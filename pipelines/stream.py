@@ -103,7 +103,7 @@ def parser() -> cli.Parser:
     run = runner.add_runner_arguments(found, ("flink", "flink-local"), "flink")
     run.add_argument("--parallelism", type=int, default=2)
     run.add_argument(
-        "--buckets", type=int, default=32, help="of symbols; fixed for a job's life (%(default)s)"
+        "--buckets", type=int, default=16, help="of symbols; fixed for a job's life (%(default)s)"
     )
     run.add_argument(
         "--checkpoints", metavar="URI", help="file:///... or s3://... that all task managers write"

@@ -56,7 +56,7 @@ class StreamPolicy:
     """
 
     lateness_us: int = 15 * MINUTE_US
-    buckets: int = 32
+    buckets: int = 16
 
     def __post_init__(self) -> None:
         if self.lateness_us < 0 or self.lateness_us % _MILLISECOND_US:

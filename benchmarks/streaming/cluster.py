@@ -48,7 +48,7 @@ from fibflow.transforms.timeframe import INTRADAY, IntradayAnchor, Timeframe
 ALL_TIMEFRAMES = (*INTRADAY, Timeframe(1, 0))
 #: Emulators give more than the service's 2 MB a second and shard; the benchmark is not of quotas.
 RATE = 50_000_000.0
-BUCKETS = 32
+BUCKETS = 16
 PARSED, BARS, OPENED, LATE, LETTERS, UNREADABLE = "parsed", "bars", "open", "late", "letters", "unreadable"
 _STARTS_WITHIN_S = 180.0
 _ENDS_WITHIN_S = 60.0
