@@ -195,6 +195,7 @@ class Bench:
         """Run a stage once, and say what came of it."""
         shape = catchup.shape_of(stage, "ticks", self.calendar, parallelism or self.args.parallelism)
         bars = kernel.bars_of(expected, tuple(shape.timeframes))
+        cluster.fresh_kinesis()
         stream = Stream(cluster.client, shape.stream, self.args.shards)
         found = catchup.run(cluster, stage, shape, stream, saved, bars, self.end)
         print(

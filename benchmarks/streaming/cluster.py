@@ -242,6 +242,10 @@ class BenchCluster:
         self.aws = AwsConfig.resolve(self.environment)
         self.client = kinesis_client(self.aws)
         self.rest = FlinkRest(self.environment["FLINK_REST_URL"])
+        # 20,000 symbols with all their bars are more than the local stack's default.
+        client: Any = redis.Redis.from_url(self.environment["REDIS_URL"])
+        client.config_set("maxmemory", "6gb")
+        client.close()
         return self
 
     def __exit__(
@@ -249,6 +253,10 @@ class BenchCluster:
     ) -> None:
         self.stack.__exit__(kind, error, trace)
         shutil.rmtree(self.folder / "jobs", ignore_errors=True)
+
+    def fresh_kinesis(self) -> None:
+        """Start the emulator anew: with what earlier streams left in it, it takes several times as long."""
+        self.stack.restart("moto")
 
     def sampler(self) -> CpuSampler:
         """Return a sampler of the CPU time of all servers, not started yet."""

@@ -64,8 +64,9 @@ def _first_at_least(group: Ints, value: Ints, seen_group: Ints, seen_value: Ints
     top = seen_value.copy()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         np.maximum.accumulate(top[start:stop], out=top[start:stop])
-    low = min(int(value.min(initial=0)), int(top.min()))
-    width = max(int(value.max(initial=0)), int(top.max())) - low + 1
+    both = np.concatenate((value, top))
+    low = int(both.min())
+    width = int(both.max()) - low + 1
     groups, ranks = np.unique(np.concatenate((group, seen_group)), return_inverse=True)
     if len(groups) > np.iinfo(np.int64).max // width:
         raise ValueError(f"{len(groups)} groups of values {width} apart: more than 64 bits tell apart")
