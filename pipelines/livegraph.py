@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -15,6 +16,7 @@ from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.positions import Lane
 from fibflow.io.kinesis.source import ReadFromKinesis, SourceOptions
 from fibflow.io.lake import Lake
+from fibflow.io.livefill import FillClosed, last_bars
 from fibflow.io.livestore import LiveStore
 from fibflow.io.streamcommit import WAKE, CommitFiles
 from fibflow.io.streamfiles import FileLimits, WriteFiles
@@ -28,6 +30,8 @@ from fibflow.transforms.conditions import Rule, minute_input, trade_input
 from fibflow.transforms.livebars import StreamPolicy
 
 coders.register()
+
+_SLACK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
         _to_live_store(job, ticks, trades, made)
     if job.lake is not None:
         _to_lake(pipeline, job, ticks, made)
+    if job.store is not None and job.lake is not None:
+        _fill_again(pipeline, job, job.store, job.lake)
     return Streams(ticks, made)
 
 
@@ -153,6 +159,16 @@ def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> No
     ).with_output_types(tuple[str, bytes])
     commits = CommitFiles(job.lake, job.job, job.properties, job.commit_s)
     (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
+
+
+def _fill_again(pipeline: beam.Pipeline, job: LiveJob, store: LiveStore, lake: Lake) -> None:
+    assert job.job is not None
+    bars = partial(last_bars, lake, job.spec.timeframes, job.spec.calendar, store.keep)
+    # A bar waits for its file, then for the commit.
+    age = job.limits.get(tables.LIVE.name, FileLimits()).age
+    fill = FillClosed(store, bars, job.job.run, settle_s=2 * (age + job.commit_s) + _SLACK_S)
+    one = beam.Create([("closed", WAKE)], reshuffle=False).with_output_types(tuple[str, bytes])
+    pipeline | "Fill" >> one | "FillClosed" >> beam.ParDo(fill)
 
 
 @dataclass(frozen=True)
