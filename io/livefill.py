@@ -79,7 +79,7 @@ def last_bars(
 class FillClosed(beam.DoFn):
     """Looks at the live store every few seconds, and fills its closed bars where it lacks them.
 
-    Input: one (name, anything), of which only the name counts. The filling goes on beside the bundles. A
+    Input: (name, anything), of one name: the first begins it. The filling goes on beside the bundles. A
     store that lacks bars is left alone for ``settle_s``: the lake gets a bar some seconds after the store
     does, and what the store got last before it was lost is to be in the lake first.
 
@@ -122,8 +122,9 @@ class FillClosed(beam.DoFn):
         self._store.close()
 
     def process(self, element: tuple[str, bytes], due_at: Any = DUE_AT, due: Any = _DUE) -> None:
-        """Set the timer for the first time."""
-        self._set(due_at, due)
+        """Set the timer where it is not set."""
+        if due_at.read() is None:
+            self._set(due_at, due)
 
     @on_timer(DUE)
     def on_due(self, due_at: Any = DUE_AT, due: Any = _DUE) -> None:

@@ -99,9 +99,9 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
     if job.store is not None:
         _to_live_store(job, ticks, trades, made)
     if job.lake is not None:
-        _to_lake(pipeline, job, ticks, made)
-    if job.store is not None and job.lake is not None:
-        _fill_again(pipeline, job, job.store, job.lake)
+        commits = _to_lake(pipeline, job, ticks, made)
+        if job.store is not None:
+            _fill_again(commits, job, job.store, job.lake)
     return Streams(ticks, made)
 
 
@@ -127,7 +127,7 @@ def _to_live_store(job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
     )
 
 
-def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> None:
+def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> Any:
     assert job.lake is not None
     assert job.job is not None
     rows = [
@@ -158,17 +158,23 @@ def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> No
         [(spec.name, WAKE) for spec in STREAM_TABLES], reshuffle=False
     ).with_output_types(tuple[str, bytes])
     commits = CommitFiles(job.lake, job.job, job.properties, job.commit_s)
-    (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
+    return (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
 
 
-def _fill_again(pipeline: beam.Pipeline, job: LiveJob, store: LiveStore, lake: Lake) -> None:
+def _fill_again(commits: Any, job: LiveJob, store: LiveStore, lake: Lake) -> None:
     assert job.job is not None
     bars = partial(last_bars, lake, job.spec.timeframes, job.spec.calendar, store.keep)
     # A bar waits for its file, then for the commit.
     age = job.limits.get(tables.LIVE.name, FileLimits()).age
     fill = FillClosed(store, bars, job.job.run, settle_s=2 * (age + job.commit_s) + _SLACK_S)
-    one = beam.Create([("closed", WAKE)], reshuffle=False).with_output_types(tuple[str, bytes])
-    pipeline | "Fill" >> one | "FillClosed" >> beam.ParDo(fill)
+    # Behind the commits, not from a source of its own: Flink starts parts of a graph that hang together again
+    # apart from others, and a part that goes on keeps the workers that died alive for the rest.
+    one = beam.Map(_one_key).with_output_types(tuple[str, bytes])
+    commits | "OneKey" >> one | "FillClosed" >> beam.ParDo(fill)
+
+
+def _one_key(_: tuple[str, int]) -> tuple[str, bytes]:
+    return "closed", WAKE
 
 
 @dataclass(frozen=True)
