@@ -112,7 +112,7 @@ def test_an_embedded_flink_makes_the_same_tables_and_is_gone_after(tmp_path):
     other, before = Silver(str(tmp_path / "other")), children()
     local = ("--runner", "flink-local")
     Bronze(other.uri).first(world.raw, *local)
-    assert children() == before
+    assert children() <= before
     assert Bronze(other.uri).values() == Bronze(world.lake.uri).values()
     with jobserver.start(logs=tmp_path / "logs") as server:
         other.batch(*local, "--job-endpoint", server.endpoint, "--workers", "2")
