@@ -20,6 +20,7 @@ from fibflow.io.tables import ALL_TIME, MINUTES_PERIOD, split_by
 from fibflow.io.threads import InThreads
 from fibflow.transforms import coders
 from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.partials import numbers
 from fibflow.transforms.validation import Validated
 
 coders.register()
@@ -80,7 +81,7 @@ def _by_period(rows: pa.Table, calendar: TradingCalendar) -> Iterator[tuple[str,
     if "session" in rows.column_names or not len(rows):
         yield ALL_TIME, rows
         return
-    ts = rows["ts"].combine_chunks().view(pa.int64()).to_numpy()
+    ts = numbers(rows, "ts")
     days = calendar.days[calendar.positions_at(ts)]
     for period, mask in split_by(MINUTES_PERIOD.names(days)):
         yield period, rows if mask is None else rows.filter(pa.array(mask))

@@ -39,7 +39,7 @@ def write_bars(
     of other sessions.
     """
     name = bars["timeframe"][0].as_py()
-    ts = bars["ts"].combine_chunks().view(pa.int64()).to_numpy(zero_copy_only=False)
+    ts = numbers(bars, "ts")
     period = tables.Period.of(Timeframe.parse(name))
     if period.unit == tables.ALL_TIME:
         parts = [(tables.ALL_TIME, bars)]

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fibflow.io.aws import AwsConfig
+from fibflow.io.livestore import LiveStore
+from fibflow.tests.io.livestores import Server, fresh, serving
 
 # The server says its port, and ends when its standard input does: also when the tests are killed.
 SERVER = """
@@ -77,3 +79,15 @@ def s3(s3_server: AwsConfig) -> S3:
     client = s3_server.boto3_client("s3")
     client.create_bucket(Bucket=bucket)
     return S3(s3_server, bucket, client)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: Server) -> Iterator[LiveStore]:
+    with fresh(server) as made:
+        yield made

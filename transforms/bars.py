@@ -99,11 +99,11 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
     values = _rows(rows)
     # Platform integers: taking by anything smaller converts the index at each timeframe.
     positions = positions.astype(np.intp)
-    heads, base = _bases(values, positions, spec)
     is_new = np.ones(len(values), np.bool_)
     np.not_equal(values.symbol[1:], values.symbol[:-1], out=is_new[1:])
-    own: Any = calendar.origin if spec.anchor is Anchor.EXCHANGE else base
-    counted = None if spec.anchor is Anchor.ROWS else count_from(positions, own)
+    heads = np.flatnonzero(is_new)
+    base = _base(values, positions, heads, spec)
+    counted = None if spec.anchor is Anchor.ROWS else count_from(positions, base)
     newest = int(np.searchsorted(calendar.day_ends, as_of, side="right")) - 1
     for timeframe in spec.timeframes:
         length = timeframe.sessions
@@ -120,11 +120,11 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
             changes[1:] |= numbered[1:] != numbered[:-1]
             starts = np.flatnonzero(changes)
             number = numbered.take(starts).astype(np.int32)
-            origin: Any = own if isinstance(own, int) else own.take(starts)
+            origin: Any = base if isinstance(base, int) else base.take(starts)
             complete = number <= (newest - origin - length + 1) // length
             chosen = _order(np.ones(len(starts), np.bool_), complete, spec)
             first, last = _ends(starts, len(values), chosen)
-            ts, end = windows.bounds(number[chosen], origin if isinstance(own, int) else origin[chosen])
+            ts, end = windows.bounds(number[chosen], origin if isinstance(base, int) else origin[chosen])
         within = _within(ts, end, spec)
         if within is not None:
             chosen, first, last, ts, end = (part[within] for part in (chosen, first, last, ts, end))
@@ -144,16 +144,14 @@ def daily_bars(rows: pa.Table, spec: BarSpec) -> Iterator[pa.Table]:
         yield finish(fold(values, runs), timeframe.name, complete[chosen])
 
 
-def _bases(rows: Rows, positions: Index, spec: BarSpec) -> tuple[Index, Index]:
-    """Return the first row of each symbol, and what the anchor counts from.
+def _base(rows: Rows, positions: Index, heads: Index, spec: BarSpec) -> Any:
+    """Return what the anchor counts from; ``heads`` are the first rows of the symbols.
 
-    Under ``listing`` that is the position of each row's symbol's first session, shape (n,); under ``rows``
-    how many rows each symbol had before these, shape (symbols,). Under ``exchange`` neither is needed.
+    Under ``exchange`` that is one position; under ``listing`` the position of each row's symbol's first
+    session, shape (n,); under ``rows`` how many rows each symbol had before these, shape (symbols,).
     """
-    nothing = np.zeros(0, np.intp)
     if spec.anchor is Anchor.EXCHANGE:
-        return nothing, nothing
-    heads = run_starts(rows.symbol, np.zeros(len(rows), np.int8))
+        return spec.calendar.origin
     own = positions[heads] if spec.anchor is Anchor.LISTING else np.zeros(len(heads), np.intp)
     if spec.bases:
         names: list[Any] = rows.symbols.take(as_arrow(rows.symbol[heads])).to_pylist()
@@ -161,7 +159,7 @@ def _bases(rows: Rows, positions: Index, spec: BarSpec) -> tuple[Index, Index]:
         own = np.array(known, np.intp)
     if spec.anchor is Anchor.LISTING:
         own = np.repeat(own, np.diff(heads, append=len(rows)))
-    return heads, own
+    return own
 
 
 def _row_runs(heads: Index, rows: int, before: Index, length: int) -> tuple[Index, Bool]:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fibflow.transforms.accumulators import to_micro
+from fibflow.transforms.partials import numbers
 from fibflow.transforms.schemas import MINUTE_INPUT, TRADE_INPUT
 
 UInt8 = npt.NDArray[np.uint8]
@@ -163,7 +164,7 @@ def minute_input(aggregates: pa.Table) -> pa.Table:
     """
     rows = aggregates.select(MINUTE_INPUT.names)
     at = rows.schema.get_field_index("ts")
-    stamps = rows["ts"].combine_chunks().view(pa.int64()).to_numpy()
+    stamps = numbers(rows, "ts")
     within = stamps % _MINUTE_US
     if not within.any():
         return rows

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from rich.console import Console
 from fibflow.io.livestore import Flush, LiveStore
 from fibflow.pipelines.liveboard import Board, Parity, Show, Tally, board_grid, board_line
 from fibflow.pipelines.show import as_text
-from fibflow.tests.io.livestores import MINUTE, Server, bar, closed, fresh, price, prices, serving, table
+from fibflow.tests.io.livestores import MINUTE, bar, closed, price, prices, table
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.calendar import load_calendar
 from fibflow.transforms.schemas import BARS, DEAD_LETTERS, LATE, TICKS
@@ -100,18 +99,6 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: Server) -> Iterator[LiveStore]:
-    with fresh(server) as made:
-        yield made
 
 
 def shown(store: LiveStore) -> tuple[Show, Board, Clock]:
