@@ -109,7 +109,8 @@ $(STAMPS)/venv:
 
 $(STAMPS)/packages: requirements.lock $(STAMPS)/venv
 	@echo 'make setup: installing the locked packages (some minutes the first time)' >&2
-	@$(PIP) install --require-hashes --only-binary :all: --requirement requirements.lock
+	@$(PIP) install --no-deps --require-hashes --only-binary :all: --requirement requirements.lock
+	@$(PIP) check
 	@touch $@
 
 $(STAMPS)/project: setup.py pyproject.toml __init__.py $(STAMPS)/packages

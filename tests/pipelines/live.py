@@ -271,23 +271,32 @@ class LiveRun:
         return 0 if found is None else len(found)
 
     def wait_for_end(self) -> None:
-        """Wait until every message is archived and every bar final."""
+        """Wait until every message is archived, every bar final, and every refused row in its table.
+
+        The buckets' last rows come in commits of their own, and one of them says nothing of the others.
+        """
         truth = self.market.tape.truth
-        last = self.market.calendar.day_ends[self.market.calendar.positions_at(np.array([truth.last]))[0]]
         wait_until(lambda: self.archived() >= truth.readable, f"{truth.readable} messages are archived")
 
         def final() -> bool:
-            # The last day's bars are the last to become final.
             live = self.table("silver.live")
-            if live is None:
-                return False
-            ended = "select bool_or(final) as ended from live group by symbol, timeframe, ts"
-            if number(f"select count(*) from ({ended}) where not ended", live=live):
-                return False
-            days = "timeframe = '1d' and final and epoch_us(\"end\") ="
-            return number(f"select count(*) from live where {days} {last}", live=live) > 0
+            query = f"select count(distinct ({_KEY})) from live where final"
+            bars, losers = self.batch()
+            refused = truth.broken + len(losers)
+            return (
+                live is not None
+                and number(query, live=live) >= len(bars)
+                and self.rows("dead_letters") >= refused
+            )
 
-        wait_until(final, "every bar is final")
+        wait_until(final, "every bar is final, and every refused row there")
+
+    def batch(self) -> tuple[pa.Table, pa.Table]:
+        """Return what batch makes of what is archived and not late: bars, and rows that do not count."""
+        calendar = self.market.calendar
+        spec = BarSpec(TIMEFRAMES, calendar, as_of=int(calendar.day_ends[-10]))
+        made, losers = aggregate_ticks(self.feed_rows(self.kept()), spec)
+        return pa.concat_tables(made).cast(BARS), losers
 
     def archived(self) -> int:
         """Messages in bronze.ticks, each once."""
@@ -356,10 +365,7 @@ def compare(run: LiveRun) -> Verdict:
     if late is None:
         late = once.slice(0, 0)
     assert number(f"select count(distinct ({IDENTITY})) from late", late=late) == len(late)
-    rows = run.feed_rows(run.kept())
-    calendar = run.market.calendar
-    made, losers = aggregate_ticks(rows, BarSpec(TIMEFRAMES, calendar, as_of=int(calendar.day_ends[-10])))
-    batch = pa.concat_tables(made).cast(BARS)
+    batch, losers = run.batch()
     newest = f"select distinct on ({_KEY}) * from live order by revision desc, final desc"
     latest = sql(newest, live=live)
     both = {"batch": batch, "latest": latest}
@@ -378,5 +384,5 @@ def compare(run: LiveRun) -> Verdict:
         late=len(late),
         duplicates=number("select count(*) from dead where reason = 'duplicate'", dead=dead),
         unreadable=number("select count(*) from dead where reason <> 'duplicate'", dead=dead),
-        used=len(rows) - len(losers),
+        used=len(run.feed_rows(run.kept())) - len(losers),
     )
