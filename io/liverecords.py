@@ -6,7 +6,6 @@ the bytes for readers in other languages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fibflow.transforms.partials import BAR_BATCH, as_arrow, newest
+from fibflow.transforms.partials import as_arrow
 from fibflow.transforms.schemas import BARS, TIMESTAMP
 
 #: The number of this layout of keys and bytes; readers and writers refuse another.
@@ -188,42 +187,6 @@ def unpack_prices(packed: Packed) -> pa.Table:
         pa.array(SOURCES).take(as_arrow(rows["source"].astype(np.int32))),
     ]
     return pa.table(columns, schema=PRICES)
-
-
-def merge_bars(held: pa.Table, came: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
-    """Merge bars as they come into those that are held.
-
-    Held are, of each (symbol, timeframe), the latest bar whose window has ended, and the open bars after it:
-    several while the watermark is behind the newest trade. Of one window a bar that has ended is newer than
-    an open one, then the higher revision, then the later row.
-
-    Args:
-        held: of ``partials.BAR_BATCH``; what this function gave before, or nothing.
-        came: likewise, in their order.
-
-    Returns:
-        What is held now, and what of that came. Their dictionaries hold no more than their words.
-    """
-    bars = pa.concat_tables([held, *came]).unify_dictionaries().combine_chunks()
-    if not len(bars):
-        return held, held
-    coded: list[Any] = [bars[name].combine_chunks() for name in ("symbol", "timeframe")]
-    symbol, timeframe = (_numbers(column.indices) for column in coded)
-    pair = symbol.astype(np.int64) * (int(timeframe.max()) + 1) + timeframe
-    ts = _numbers(bars["ts"].combine_chunks().view(pa.int64()))
-    complete = _numbers(bars["complete"])
-    order = newest(pair, ts, complete, _numbers(bars["revision"]))
-    pair, ts, complete = pair[order], ts[order], complete[order]
-    if complete.any():
-        ended = np.full(int(pair[-1]) + 1, np.iinfo(np.int64).min)
-        np.maximum.at(ended, pair[complete], ts[complete])
-        order = order[np.where(complete, ts == ended[pair], ts > ended[pair])]
-    bars = bars.take(as_arrow(order))
-    if len(coded[0].dictionary) > len(bars):
-        for place, name in enumerate(("symbol", "timeframe")):
-            words: Any = _plain(bars[name]).dictionary_encode()
-            bars = bars.set_column(place, BAR_BATCH.field(name), words)
-    return bars, bars.filter(as_arrow(order >= len(held)))
 
 
 def seconds(micros: int) -> int:

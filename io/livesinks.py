@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from fibflow.io import lastprices
-from fibflow.io.livestore import Flush, LiveStore
+from fibflow.io.livestore import LiveStore
 from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.openbars import Flush
 
 _MICROS = 1_000_000
 _MILLIS = 1_000
@@ -55,7 +56,7 @@ class LiveMetrics:
 
 @dataclass
 class LiveMarker:
-    """The marker of a store, asked for once a second: ``throttle.LatestEvery`` sends all when it changes.
+    """The marker of a store, asked for once a second: all open bars are sent again when it changes.
 
     Attributes:
         store: not opened yet.
@@ -175,7 +176,7 @@ class WriteLastPrices(_Writer):
 
 @beam.typehints.with_input_types(tuple[int, int, bool, pa.Table])
 class WriteOpenBars(_Writer):
-    """Write what ``throttle.LatestEvery`` lets out, in its order: no shuffle may come between the two."""
+    """Write the open bars of ``AggregateBars``, in their order: no shuffle may come between the two."""
 
     kind = "open_bars"
 

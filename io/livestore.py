@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from fibflow.io.liverecords import (
 )
 from fibflow.io.liveredis import Call, Connection, Patience, another_store
 from fibflow.transforms.buckets import BUCKETS, bucket_of
+from fibflow.transforms.openbars import Flush
 from fibflow.transforms.partials import as_arrow, newest
 
 #: How many closed bars of a (symbol, timeframe) are kept.
@@ -50,23 +51,6 @@ _MOST_KEPT = 0xFFFF
 
 T = TypeVar("T")
 _Named = dict[str | bytes, bytes]
-
-
-class Flush(NamedTuple):
-    """Open bars of one bucket.
-
-    Attributes:
-        bucket: the bucket of all symbols in it.
-        stamp: when they were let out, UTC microseconds; grows with each flush of a bucket.
-        whole: these are all open bars of the bucket; else those that changed.
-        bars: of ``partials.BAR_BATCH``, a window once. One that is complete says that its window, and those
-            before it, are no longer open.
-    """
-
-    bucket: int
-    stamp: int
-    whole: bool
-    bars: pa.Table
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,10 @@ class LiveStore:
         return self._write(scripts.WRITE_PRICES, (([self.key("last")], part.parts()) for part in parts))
 
     def write_open(self, flushes: Iterable[Flush]) -> int:
-        """Write open bars; return how many. A flush older than the bucket's last one changes nothing."""
+        """Write open bars; return how many. A flush older than the bucket's last one changes nothing.
+
+        A bar in it that is complete says that its window, and those before it, are no longer open.
+        """
         return self._write(scripts.WRITE_OPEN, map(self._open_call, flushes))
 
     def _open_call(self, flush: Flush) -> Call:

@@ -21,7 +21,6 @@ from fibflow.io.livestore import LiveStore
 from fibflow.io.streamcommit import WAKE, CommitFiles
 from fibflow.io.streamfiles import FileLimits, WriteFiles
 from fibflow.io.streamtables import STREAM_TABLES, StreamJob
-from fibflow.io.throttle import LatestEvery
 from fibflow.io.ticks import DecodeTicks, archive
 from fibflow.transforms import aggregate, coders
 from fibflow.transforms.bars import BarSpec
@@ -95,7 +94,8 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
         rows = trades
     else:
         rows = ticks[decoded.MINUTES] | "MinuteInput" >> _map(minute_input)
-    made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy)
+    pace = None if job.store is None else aggregate.Pace(marker=livesinks.LiveMarker(job.store))
+    made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy, pace=pace)
     if job.store is not None:
         _to_live_store(job, ticks, trades, made)
     if job.lake is not None:
@@ -118,13 +118,7 @@ def _to_live_store(job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
     for tag, source in ((decoded.SECONDS, lastprices.SECOND), (decoded.MINUTES, lastprices.MINUTE)):
         ticks[tag] | f"PricesOf{tag.title()}" >> beam.ParDo(livesinks.WriteLastPrices(store, source))
     made[aggregate.BARS] | "ClosedBars" >> beam.ParDo(livesinks.WriteClosedBars(store))
-    (
-        (made[aggregate.OPEN], made[aggregate.BARS])
-        | "Changed" >> beam.Flatten()
-        | "OfBucket" >> beam.ParDo(WithBucket(job.policy.buckets))
-        | "LatestEvery" >> beam.ParDo(LatestEvery(marker=livesinks.LiveMarker(store)))
-        | "OpenBars" >> beam.ParDo(livesinks.WriteOpenBars(store))
-    )
+    made[aggregate.OPEN] | "OpenBars" >> beam.ParDo(livesinks.WriteOpenBars(store))
 
 
 def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> Any:
@@ -183,19 +177,6 @@ class _Archive:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         return archive({self.tag: rows})
-
-
-@beam.typehints.with_input_types(pa.Table)
-@beam.typehints.with_output_types(tuple[int, pa.Table])
-class WithBucket(beam.DoFn):
-    """Keys bars by the bucket of their symbols: an element holds one bucket's."""
-
-    def __init__(self, buckets: int) -> None:
-        self._buckets = buckets
-
-    def process(self, element: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (bucket, bars)."""
-        yield bucket_of(str(element["symbol"][0]), self._buckets), element
 
 
 @beam.typehints.with_input_types(pa.Table)

@@ -17,6 +17,7 @@ from fibflow.transforms.buckets import BUCKETS, bucket_of
 from fibflow.transforms.duplicates import resolve
 from fibflow.transforms.livebars import Plan, StreamPolicy
 from fibflow.transforms.livedofn import BARS, DEAD_LETTERS, LATE, OPEN, LiveBarsFn, split_ticks
+from fibflow.transforms.openbars import Pace
 from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.tickrows import is_stream_input
 from fibflow.transforms.ticks import aggregate_ticks
@@ -31,6 +32,7 @@ __all__ = [
     "OPEN",
     "AggregateBars",
     "MakeBars",
+    "Pace",
     "StreamPolicy",
     "aggregate",
     "split_by_bucket",
@@ -101,8 +103,9 @@ class AggregateBars(beam.PTransform):
     Unbounded input: a PCollection of tables of TRADE_INPUT, or of MINUTE_INPUT, in any order and cut.
     Output: ``bars``, tables of ``partials.BAR_BATCH``: each bar when its window ends (``complete``), with a
     higher ``revision`` whenever it changes after, and ``final`` when nothing can change it any more;
-    ``open``, bars of windows that have not ended, as they change; ``late``, tables of LATE with the rows that
-    came after their minute's horizon; and ``dead_letters``. ``docs/streaming.md`` states the policy. What is
+    ``open``, the fields of ``openbars.Flush`` with bars of windows that have not ended, at the pace that is
+    asked for; ``late``, tables of LATE with the rows that came after their minute's horizon; and
+    ``dead_letters``. ``docs/streaming.md`` states the policy. What is
     kept by the greatest (revision, final) is what bounded input without the ``late`` rows gives.
 
     Attributes:
@@ -112,6 +115,7 @@ class AggregateBars(beam.PTransform):
         origins: names of the files by rank, for dead letters.
         buckets: into how many keys symbols of bounded input are hashed where they are shuffled.
         stream: lateness and buckets of unbounded input.
+        pace: how open bars of unbounded input go out; None for none of them.
     """
 
     spec: BarSpec
@@ -119,6 +123,7 @@ class AggregateBars(beam.PTransform):
     origins: Names = ("",)
     buckets: int = BUCKETS
     stream: StreamPolicy = field(default_factory=StreamPolicy)
+    pace: Pace | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -130,9 +135,10 @@ class AggregateBars(beam.PTransform):
     def _unbounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
         Plan(self.spec, self.stream)
         split = beam.FlatMap(split_ticks, self.stream.buckets).with_output_types(tuple[int, pa.Table])
-        fold = beam.ParDo(LiveBarsFn(self.spec, self.stream))
+        fold = beam.ParDo(LiveBarsFn(self.spec, self.stream, self.pace))
         made = rows | "ByBucket" >> split | "Live" >> fold.with_outputs(OPEN, LATE, DEAD_LETTERS, main=BARS)
-        return coders.tables_of(made, BARS, OPEN, LATE, DEAD_LETTERS)
+        made[OPEN].element_type = tuple[int, int, bool, pa.Table]
+        return coders.tables_of(made, BARS, LATE, DEAD_LETTERS)
 
     def _bounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
         if not self.whole_symbols:

@@ -28,9 +28,10 @@ from fibflow.transforms.livewindows import (
     same_content,
     table_of,
     windows_due,
+    windows_left,
     windows_with,
 )
-from fibflow.transforms.partials import as_arrow, numbers
+from fibflow.transforms.partials import BAR_BATCH, as_arrow, numbers
 from fibflow.transforms.timeframe import MINUTE_US
 
 Bool = npt.NDArray[np.bool_]
@@ -68,8 +69,8 @@ class StreamPolicy:
 class Plan:
     """What all buckets of a job share; holds no state."""
 
-    def __init__(self, spec: BarSpec, policy: StreamPolicy) -> None:
-        """Take the options.
+    def __init__(self, spec: BarSpec, policy: StreamPolicy, tells_open: bool = True) -> None:
+        """Take the options; ``tells_open``: somebody asks for open bars.
 
         Raises:
             ValueError: for options that only history has.
@@ -81,6 +82,7 @@ class Plan:
         self.grid = Grid(spec.timeframes, spec.calendar, spec.intraday_anchor)
         self.timeframes = self.grid.timeframes
         self.lateness = policy.lateness_us
+        self.tells_open = tells_open
         minutes = -(-policy.lateness_us // MINUTE_US)
         #: So long that the minutes inside the lateness, and some ahead of the clock, fit into the ring.
         self.block = max(1, -(-minutes // (SLOTS - 2))) * MINUTE_US
@@ -94,21 +96,19 @@ class Output:
 
     Attributes:
         bars: closed, revised and final bars, tables of ``partials.BAR_BATCH``.
-        open: open bars that changed, a table of ``partials.BAR_BATCH``.
         late: rows after their horizon, ``schemas.LATE``.
         dead_letters: duplicates, superseded minutes and rows of no session, tables of DEAD_LETTERS.
         timer: what to set the timer for, UTC microseconds; None to leave it.
     """
 
     bars: pa.Table | None = None
-    open: pa.Table | None = None
     late: pa.Table | None = None
     dead_letters: tuple[pa.Table, ...] = ()
     timer: int | None = None
 
 
 class LiveBars:
-    """One bucket for one call: ``add`` or ``advance``."""
+    """One bucket for one call: ``add`` or ``advance``, or neither; and ``let_out`` after it."""
 
     def __init__(self, plan: Plan, cells: Cells, memo: Memo | None = None) -> None:
         """Read the state.
@@ -122,7 +122,8 @@ class LiveBars:
             StateError: where the state was written by another release, or with other options.
         """
         self._plan = plan
-        self._bucket = Bucket(plan.name, plan.grid, plan.block, cells, Memo() if memo is None else memo)
+        self._memo = Memo() if memo is None else memo
+        self._bucket = Bucket(plan.name, plan.grid, plan.block, cells, self._memo)
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -134,8 +135,8 @@ class LiveBars:
         """
         bucket = self._bucket
         if not len(table):
-            bucket.save()
             return Output()
+        bucket.begin()
         feed = TRADES if tickrows.is_trades(table) else REGISTERS
         bucket.start_feed(feed.name)
         if bucket.head.feed != feed.name:
@@ -143,7 +144,7 @@ class LiveBars:
                 f"rows of {feed.name} came to a bucket of {bucket.head.feed}: make bars from one of them"
             )
         rows, late, letters = self._sift(table)
-        bars = opened = timer = None
+        bars = timer = None
         if rows is not None:
             if feed is TRADES:
                 accepted = accept_trades(rows, bucket.ring, bucket.placed, bucket.read_keys)
@@ -151,9 +152,9 @@ class LiveBars:
                 accepted = accept_minutes(rows, bucket.ring, bucket.head.symbols, bucket.head.shards)
             letters += accepted.dead_letters
             if accepted.entries:
-                bars, opened, timer = self._apply(accepted)
+                bars, timer = self._apply(accepted)
         bucket.save()
-        return Output(bars, opened, late, tuple(letters), timer)
+        return Output(bars, late, tuple(letters), timer)
 
     def _sift(self, table: pa.Table) -> tuple[Rows | None, pa.Table | None, list[pa.Table]]:
         """Take out rows of no session, and rows whose minute has passed the horizon."""
@@ -177,35 +178,37 @@ class LiveBars:
         symbol = self._bucket.symbol_places(*tickrows.words(table, "symbol"))
         return Rows(table, symbol, at, minutes, placed), late, letters
 
-    def _apply(self, accepted: Accepted) -> tuple[pa.Table | None, pa.Table | None, int | None]:
-        """Add entries, and return the bars that changed: closed ones, open ones; and the timer."""
-        bucket, plan = self._bucket, self._plan
+    def _apply(self, accepted: Accepted) -> tuple[pa.Table | None, int | None]:
+        """Add entries, and return the closed bars that changed, and the timer."""
+        bucket = self._bucket
         minutes = np.array([entries.minute for entries in accepted.entries], np.int64)
         new = bucket.make_room(minutes)
-        placed, clock = bucket.placed, bucket.head.clock
-        rows = np.searchsorted(bucket.ring.minutes, minutes)
-        index = accepted.entries[0].index
-        member: Bool | None = None
-        if len(accepted.entries) > 1:
-            member = np.zeros((len(rows), bucket.ring.width), np.bool_)
-            for number, entries in enumerate(accepted.entries):
-                member[number, entries.index] = True
-            index = np.flatnonzero(member.any(axis=0))
-            member = member[:, index]
-        windows = windows_with(placed, rows)
-        closed = [window for window in windows if window.end <= clock]
-        still_open = [window for window in windows if window.end > clock]
+        rows, index, member = self._members(minutes, [entries.index for entries in accepted.entries])
+        closed = [window for window in windows_with(bucket.placed, rows) if window.end <= bucket.head.clock]
         before = self._collect(closed, index) if closed else None
         bucket.append(accepted.entries, accepted.keys)
-        bars = opened = None
+        if self._plan.tells_open:
+            for entries in accepted.entries:
+                self._memo.changed.setdefault(entries.minute, []).append(entries.index)
+        bars = None
         if before is not None:
             touched = _touched(closed, rows, member)
             bars = self._revise(closed, before, self._collect(closed, index, touched))
-        if still_open:
-            made = self._collect(still_open, index, _touched(still_open, rows, member))
-            if len(made.window):
-                opened = table_of(made, still_open, bucket.words, plan.timeframes, False)
-        return bars, opened, self._arm() if new else None
+        return bars, self._arm() if new else None
+
+    def _members(self, minutes: Int64, symbols: list[Int64]) -> tuple[Int64, Int64, Bool | None]:
+        """Return the places of minutes in the ring, the symbols of any of them, and which are of which.
+
+        The last has shape (minutes, symbols); None for one minute, whose symbols they all are.
+        """
+        rows = np.searchsorted(self._bucket.ring.minutes, minutes)
+        if len(symbols) == 1:
+            return rows, symbols[0], None
+        member = np.zeros((len(rows), self._bucket.ring.width), np.bool_)
+        for number, own in enumerate(symbols):
+            member[number, own] = True
+        index = np.flatnonzero(member.any(axis=0))
+        return rows, index, member[:, index]
 
     def _collect(self, windows: list[Window], index: Int64 | None, touched: Bool | None = None) -> Bars:
         bucket = self._bucket
@@ -239,12 +242,14 @@ class LiveBars:
     def advance(self, clock: int) -> Output:
         """Take the instant of a timer that fired, UTC microseconds: close windows, and make them final."""
         bucket, plan = self._bucket, self._plan
+        bucket.begin()
         before, bars = bucket.head.clock, None
         if clock > before:
             lateness = plan.lateness
             windows = windows_due(bucket.placed, bucket.base, before, clock, lateness)
             if windows:
                 bars = self._publish(windows, clock)
+                self._memo.ended = True
             bucket.head.clock = clock
             bucket.retire(clock, lateness)
         timer = self._arm(always=True)
@@ -269,6 +274,60 @@ class LiveBars:
         if not len(made.window):
             return None
         return table_of(made, windows, bucket.words, self._plan.timeframes, True, final, revision)
+
+    # --- open bars ------------------------------------------------------------------------------------------
+
+    @property
+    def has_news(self) -> bool:
+        """Whether open bars changed, or ended, since ``let_out``."""
+        return self._memo.ended or bool(self._memo.changed)
+
+    @property
+    def told(self) -> str | None:
+        """The marker that the last ``let_out`` was given, where that is known."""
+        return self._memo.told
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the bucket holds no window that is not final."""
+        return not len(self._bucket.ring.minutes) and not self._bucket.base.starts.any()
+
+    def let_out(self, marker: str) -> tuple[bool, pa.Table] | None:
+        """Return the open bars that changed since the last time, or all of them.
+
+        All come after a window has ended, and where a store with this marker is not known to hold the others.
+
+        Returns:
+            Whether they are all, and a table of ``partials.BAR_BATCH``; None where nothing changed.
+        """
+        memo = self._memo
+        whole = memo.ended or memo.told != marker
+        bars = self._open_bars(whole)
+        memo.untold()
+        memo.told = marker
+        return (whole, bars) if whole or len(bars) else None
+
+    def _open_bars(self, whole: bool) -> pa.Table:
+        bucket, clock = self._bucket, self._bucket.head.clock
+        index, member = None, None
+        if whole:
+            rows: Int64 = np.arange(len(bucket.ring.minutes))
+        else:
+            minutes = [each for each in bucket.ring.minutes.tolist() if each in self._memo.changed]
+            symbols = [_together(self._memo.changed[minute]) for minute in minutes]
+            rows = np.zeros(0, np.int64)
+            if minutes:
+                rows, index, member = self._members(np.array(minutes, np.int64), symbols)
+        windows = windows_with(bucket.placed, rows) if len(rows) else []
+        if whole:
+            windows += windows_left(bucket.placed, bucket.base)
+        windows = [window for window in windows if window.end > clock]
+        if not windows:
+            return BAR_BATCH.empty_table()
+        made = self._collect(windows, index, _touched(windows, rows, member))
+        return table_of(made, windows, bucket.words, self._plan.timeframes, False)
+
+    # --- timers ---------------------------------------------------------------------------------------------
 
     def _arm(self, always: bool = False) -> int | None:
         """Return what to set the timer for; None where it stands, or nothing is due.
@@ -302,6 +361,10 @@ def _distinct(minute: Int64) -> tuple[Int64, Int64]:
     present = np.zeros(span, np.int64)
     present[number] = 1
     return np.flatnonzero(present) * MINUTE_US + low, (np.cumsum(present) - 1)[number]
+
+
+def _together(parts: list[Int64]) -> Int64:
+    return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
 
 
 def _touched(windows: list[Window], rows: Int64, member: Bool | None) -> Bool | None:

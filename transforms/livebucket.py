@@ -55,7 +55,7 @@ class Memo:
 
     def reset(self) -> None:
         """Forget everything."""
-        #: False while a call is under way: what it left half done, after an error, is not to be used.
+        #: False while a call changes it: what it left half done, after an error, is not to be used.
         self.whole = True
         self.head_cell: bytes | None = None
         self.head: Head | None = None
@@ -66,10 +66,20 @@ class Memo:
         self.placed: Placed | None = None
         self.base_cell: bytes | None = None
         self.base: Base | None = None
+        self.untold()
+
+    def untold(self) -> None:
+        """Forget what was told of open bars: all of them are news."""
+        #: The marker of the store that holds all open bars but for the changes below; None: none does.
+        self.told: str | None = None
+        #: Windows have ended since.
+        self.ended = False
+        #: Of each minute, the places of the symbols that gained input since.
+        self.changed: dict[int, list[Int64]] = {}
 
 
 class Bucket:
-    """The state of one bucket, for the time of one call; ``save`` ends it.
+    """The state of one bucket, for the time of one call; ``begin`` and ``save`` are about what changes it.
 
     Attributes:
         head, ring, base: what the cells hold.
@@ -111,6 +121,11 @@ class Bucket:
         self.base = memo.base
         self.ring = self._read_ring()
         self._widen()
+        memo.whole = True
+
+    def begin(self) -> None:
+        """Begin to change the state."""
+        self._memo.whole = False
 
     def _read_ring(self) -> Ring:
         """Return the minutes: what was appended since is added to those in memory, else all is read."""
@@ -123,6 +138,7 @@ class Bucket:
             now[: len(old)] != old for now, old in zip(parts, memo.parts, strict=True)
         ):
             memo.ring, memo.placed, memo.parts = Ring(feed), None, [[] for _ in range(SLOTS)]
+            memo.untold()
         new = [part for now, old in zip(parts, memo.parts, strict=True) for part in now[len(old) :]]
         memo.parts = parts
         if new:
@@ -240,6 +256,9 @@ class Bucket:
             self._keep_totals(int(np.count_nonzero(gone)), clock, lateness)
             slots = {self._slot(minute) for minute in ring.minutes[gone].tolist()}
             leaving = set(ring.minutes[gone].tolist())
+            if leaving & self._memo.changed.keys():
+                # Their longer windows may be open, and can only be told as a whole now.
+                self._memo.told = None
             ring.keep(~gone)
             self._memo.placed = None
             for slot in sorted(slots):
@@ -298,6 +317,8 @@ class Bucket:
             head.symbols, head.shards = [], []
             memo.symbols, memo.words = {}, pa.array([], pa.string())
             memo.ring, memo.base, memo.placed = None, None, None
+            memo.untold()
+            memo.ended = True
         if self._brief() != self._as_read:
             memo.head_cell = head.encode()
             self._cells.write(HEAD, memo.head_cell)

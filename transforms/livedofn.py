@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -14,6 +15,7 @@ from apache_beam import coders, pvalue
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import Timestamp
 
 from fibflow.transforms import beamstate, tickrows
@@ -22,6 +24,7 @@ from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.livebars import LiveBars, Output, Plan, StreamPolicy
 from fibflow.transforms.livebucket import Memo
 from fibflow.transforms.livecells import BASE, HEAD, MINUTES, REVISIONS, SEEN
+from fibflow.transforms.openbars import Flush, Pace
 from fibflow.transforms.partials import as_arrow
 
 Int32 = npt.NDArray[np.int32]
@@ -116,8 +119,40 @@ class BeamCells:
         self._states[name].clear()
 
 
-def _value(name: str) -> Any:
-    return beam.DoFn.StateParam(ReadModifyWriteStateSpec(name, coders.BytesCoder()))
+class _Memos:
+    """The memos of a process, which outlive bundles: a bucket may come to another instance of the DoFn.
+
+    Who uses one has it alone; what an instance of an abandoned history gives back is told by its cells.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[int, Memo] = {}
+
+    def take(self, bucket: int) -> Memo:
+        """Return a bucket's memo, or a new one."""
+        return self._idle.pop(bucket, None) or Memo()
+
+    def give_back(self, bucket: int, memo: Memo) -> None:
+        """Keep a memo for the bucket's next call."""
+        self._idle[bucket] = memo
+
+
+class _Clocks(NamedTuple):
+    """When a bucket's open bars go out; instants in UTC microseconds.
+
+    Attributes:
+        stamp: of the last flush.
+        is_set: the timer of the next one is set.
+        checked: when the marker is looked at next.
+    """
+
+    stamp: int = 0
+    is_set: int = 0
+    checked: int = 0
+
+
+def _value(name: str, coder: Any = None) -> Any:
+    return beam.DoFn.StateParam(ReadModifyWriteStateSpec(name, coder or coders.BytesCoder()))
 
 
 def _bag(name: str) -> Any:
@@ -128,17 +163,28 @@ class LiveBarsFn(beam.DoFn):
     """Makes live bars of (bucket, table); ``livecells`` says what the state holds, and when it is cleared.
 
     The main output is ``BARS``; ``OPEN``, ``LATE`` and ``DEAD_LETTERS`` are tagged.
+
+    Args:
+        spec, policy: which bars, and how long they take rows.
+        pace: how open bars go out; None: nobody wants them.
     """
 
     #: Set for the first instant at which a window ends or is final, or a minute passes the horizon.
     DUE = TimerSpec("due", TimeDomain.WATERMARK)
+    #: Set where open bars changed within the interval after the last flush.
+    FLUSH = TimerSpec("flush", TimeDomain.REAL_TIME)
+    #: Set as long as there is a marker to look at.
+    CHECK = TimerSpec("check", TimeDomain.REAL_TIME)
     _VALUES = tuple(_value(name) for name in (HEAD, BASE, REVISIONS))
     _MINUTES = tuple(_bag(name) for name in MINUTES)
     _SEEN = tuple(_bag(name) for name in SEEN)
-    _TIMER: Any = beam.DoFn.TimerParam(DUE)
+    #: A ``_Clocks``; as old as the key.
+    _CLOCKS = _value("clocks", coders.TupleCoder([coders.VarIntCoder()] * 3))
+    _DUE, _FLUSH, _CHECK = map(beam.DoFn.TimerParam, (DUE, FLUSH, CHECK))
 
-    def __init__(self, spec: BarSpec, policy: StreamPolicy) -> None:
-        self._spec, self._policy = spec, policy
+    def __init__(self, spec: BarSpec, policy: StreamPolicy, pace: Pace | None = None) -> None:
+        self._spec, self._policy, self._pace = spec, policy, pace
+        self._shared = Shared()
         self._count = {
             name: Metrics.counter("fibflow", name)
             for name in ("ticks_in", "late", "dead_letters", "bars_out", "bars_open")
@@ -146,8 +192,15 @@ class LiveBarsFn(beam.DoFn):
 
     def setup(self) -> None:
         """Make what all buckets share."""
-        self._plan = Plan(self._spec, self._policy)
-        self._memos: dict[int, Memo] = {}
+        self._plan = Plan(self._spec, self._policy, tells_open=self._pace is not None)
+        self._memos = self._shared.acquire(_Memos)
+        if self._pace is not None and self._pace.marker is not None:
+            self._pace.marker.open()
+
+    def teardown(self) -> None:
+        """Close the marker."""
+        if self._pace is not None and self._pace.marker is not None:
+            self._pace.marker.close()
 
     def process(
         self,
@@ -165,13 +218,17 @@ class LiveBarsFn(beam.DoFn):
         s2: Any = _SEEN[2],
         s3: Any = _SEEN[3],
         s4: Any = _SEEN[4],
-        due: Any = _TIMER,
+        clocks: Any = _CLOCKS,
+        due: Any = _DUE,
+        flush: Any = _FLUSH,
+        check: Any = _CHECK,
     ) -> Iterator[Any]:
         """Take a bucket's rows."""
         key, rows = element
         self._count["ticks_in"].inc(len(rows))
-        live = self._live(key, head, base, revisions, (m0, m1, m2, m3, m4), (s0, s1, s2, s3, s4))
-        yield from self._emit(live.add(rows), due)
+        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
+            yield from self._emit(live.add(rows), due)
+            yield from self._pass_on(key, live, clocks, flush, check)
 
     @on_timer(DUE)
     def close(
@@ -191,18 +248,68 @@ class LiveBarsFn(beam.DoFn):
         s2: Any = _SEEN[2],
         s3: Any = _SEEN[3],
         s4: Any = _SEEN[4],
-        due: Any = _TIMER,
+        clocks: Any = _CLOCKS,
+        due: Any = _DUE,
+        flush: Any = _FLUSH,
+        check: Any = _CHECK,
     ) -> Iterator[Any]:
         """Close windows, and make them final."""
-        live = self._live(key, head, base, revisions, (m0, m1, m2, m3, m4), (s0, s1, s2, s3, s4))
-        yield from self._emit(live.advance(clock.micros), due)
+        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
+            yield from self._emit(live.advance(clock.micros), due)
+            yield from self._pass_on(key, live, clocks, flush, check)
 
-    def _live(
-        self, key: int, head: Any, base: Any, revisions: Any, minutes: tuple[Any, ...], seen: tuple[Any, ...]
-    ) -> LiveBars:
+    @on_timer(FLUSH)
+    def on_flush(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        head: Any = _VALUES[0],
+        base: Any = _VALUES[1],
+        revisions: Any = _VALUES[2],
+        m0: Any = _MINUTES[0],
+        m1: Any = _MINUTES[1],
+        m2: Any = _MINUTES[2],
+        m3: Any = _MINUTES[3],
+        m4: Any = _MINUTES[4],
+        clocks: Any = _CLOCKS,
+    ) -> Iterator[Any]:
+        """Let open bars out."""
+        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4) as live:
+            yield from self._let_out(key, live, clocks)
+
+    @on_timer(CHECK)
+    def on_check(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        head: Any = _VALUES[0],
+        base: Any = _VALUES[1],
+        revisions: Any = _VALUES[2],
+        m0: Any = _MINUTES[0],
+        m1: Any = _MINUTES[1],
+        m2: Any = _MINUTES[2],
+        m3: Any = _MINUTES[3],
+        m4: Any = _MINUTES[4],
+        clocks: Any = _CLOCKS,
+        check: Any = _CHECK,
+    ) -> Iterator[Any]:
+        """Let all open bars out where the marker has changed, and come again."""
+        pace, known = self._pace, _Clocks(*clocks.read())
+        assert pace is not None
+        now = pace.now()
+        # A runner that drains, or keeps no time, fires at once what it is given: it would go round for ever.
+        if now < known.checked - pace.check_us // 2:
+            return
+        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4) as live:
+            if live.told != pace.current():
+                yield from self._let_out(key, live, clocks)
+        check.set(Timestamp(micros=now + pace.check_us))
+        clocks.write(_Clocks(*clocks.read())._replace(checked=now + pace.check_us))
+
+    @contextmanager
+    def _bucket(self, key: int, *states: Any) -> Iterator[LiveBars]:
         names = (HEAD, BASE, REVISIONS, *MINUTES, *SEEN)
-        cells = BeamCells(dict(zip(names, (head, base, revisions, *minutes, *seen), strict=True)))
-        return LiveBars(self._plan, cells, self._memos.setdefault(key, Memo()))
+        memo = self._memos.take(key)
+        yield LiveBars(self._plan, BeamCells(dict(zip(names, states, strict=False))), memo)
+        self._memos.give_back(key, memo)
 
     def _emit(self, output: Output, due: Any) -> Iterator[Any]:
         if output.timer is not None:
@@ -210,12 +317,39 @@ class LiveBarsFn(beam.DoFn):
         if output.bars is not None:
             self._count["bars_out"].inc(len(output.bars))
             yield output.bars
-        if output.open is not None:
-            self._count["bars_open"].inc(len(output.open))
-            yield pvalue.TaggedOutput(OPEN, output.open)
         if output.late is not None:
             self._count["late"].inc(len(output.late))
             yield pvalue.TaggedOutput(LATE, output.late)
         for letters in output.dead_letters:
             self._count["dead_letters"].inc(len(letters))
             yield pvalue.TaggedOutput(DEAD_LETTERS, letters)
+
+    def _pass_on(self, key: int, live: LiveBars, clocks: Any, flush: Any, check: Any) -> Iterator[Any]:
+        """Let open bars out where the interval is over, else set the timer for its end."""
+        pace = self._pace
+        if pace is None or not live.has_news:
+            return
+        now, cell = pace.now(), clocks.read()
+        known = _Clocks(checked=now + pace.check_us) if cell is None else _Clocks(*cell)
+        if cell is None:
+            clocks.write(known)
+            if pace.marker is not None:
+                check.set(Timestamp(micros=known.checked))
+        # A stamp in the future is of a clock that was ahead of this one: it must not hold bars back.
+        waits = known.stamp <= now < known.stamp + pace.interval_us
+        if not waits or live.is_empty:
+            yield from self._let_out(key, live, clocks)
+        elif not known.is_set:
+            flush.set(Timestamp(micros=known.stamp + pace.interval_us))
+            clocks.write(known._replace(is_set=1))
+
+    def _let_out(self, key: int, live: LiveBars, clocks: Any) -> Iterator[Any]:
+        pace, known = self._pace, _Clocks(*clocks.read())
+        assert pace is not None
+        let_out = live.let_out(pace.current())
+        if let_out is not None:
+            whole, bars = let_out
+            known = known._replace(stamp=max(known.stamp + 1, pace.now()))
+            self._count["bars_open"].inc(len(bars))
+            yield pvalue.TaggedOutput(OPEN, tuple(Flush(key, known.stamp, whole, bars)))
+        clocks.write(known._replace(is_set=0))

@@ -106,9 +106,18 @@ def windows_due(placed: Placed, base: Base, after: int, until: int, lateness: in
             first = int(np.searchsorted(starts, start))
             stop = int(np.searchsorted(starts, start, side="right"))
             found.append(Window(number, start, int(ends[first]), first, stop))
-        start, end = int(base.starts[number]), int(base.ends[number])
-        ends_now = start and (after < end <= until or after < end + lateness <= until)
-        if ends_now and (not len(starts) or start != starts[0]):
+    for window in windows_left(placed, base):
+        if after < window.end <= until or after < window.end + lateness <= until:
+            found.append(window)
+    return found
+
+
+def windows_left(placed: Placed, base: Base) -> list[Window]:
+    """Return the windows of which no minute is in the ring any more."""
+    found = []
+    for number, (start, end) in enumerate(zip(base.starts.tolist(), base.ends.tolist(), strict=True)):
+        starts = placed.starts[number]
+        if start and (not len(starts) or start != starts[0]):
             found.append(Window(number, start, end, 0, 0))
     return found
 

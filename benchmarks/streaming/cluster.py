@@ -17,6 +17,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import apache_beam as beam
+import pyarrow as pa
 import redis
 
 from fibflow.benchmarks.streaming.cpu import CpuSampler
@@ -349,14 +350,18 @@ def add(pipeline: beam.Pipeline, job: LiveJob, shape: Shape, notes: Path) -> Non
         ticks, made = livegraph.build(pipeline, job)
         places = {
             aggregate.BARS: BARS,
-            aggregate.OPEN: OPENED,
             aggregate.LATE: LATE,
             aggregate.DEAD_LETTERS: LETTERS,
         }
         for tag, place in places.items():
             meter(made[tag], place)
+        meter(made[aggregate.OPEN] | "Opened" >> beam.Map(_bars_of).with_output_types(pa.Table), OPENED)
     meter(ticks[decoded.TRADES], PARSED, shape.lags)
     meter(ticks[decoded.DEAD_LETTERS], UNREADABLE)
+
+
+def _bars_of(flush: tuple[int, int, bool, pa.Table]) -> pa.Table:
+    return flush[-1]
 
 
 def _step_of(vertex: str) -> str:

@@ -56,6 +56,7 @@ STEPS = {
     "kernel": "kernel, all timeframes",
     "duplicates": "of which de-duplication",
     "closing": "of which closing of windows",
+    "open": "open bars let out, once a poll",
     "archive": "raw ticks as a table",
     "parquet": "raw ticks to Parquet",
     "prices": "last price of each symbol",
@@ -126,6 +127,11 @@ class Kernel:
             while (due := self._timers.get(bucket, watermark + 1)) <= watermark:
                 del self._timers[bucket]
                 yield self._after(bucket, self._live(bucket).advance(due))
+
+    def let_out(self, bucket: int) -> pa.Table | None:
+        """Return the open bars that changed since the last time."""
+        told = self._live(bucket).let_out("")
+        return None if told is None else told[1]
 
     def _live(self, bucket: int) -> LiveBars:
         cells = self._cells.setdefault(bucket, DictCells())
@@ -224,6 +230,8 @@ def profile(saved: tape.SavedTape, calendar: TradingCalendar, most: int) -> Prof
                 made = [every.add(bucket, part) for bucket, part in parts]
                 with watch.step("closing"):
                     made += every.advance(watermark)
+            with watch.step("open"):
+                opened = [every.let_out(bucket) for bucket, _ in parts]
             with watch.step("archive"):
                 raw = archive({decoded.TRADES: trades})
             with watch.step("parquet"):
@@ -231,10 +239,9 @@ def profile(saved: tape.SavedTape, calendar: TradingCalendar, most: int) -> Prof
             with watch.step("prices"):
                 lastprices.of_trades(rows, int(Rule.OPEN_CLOSE))
             with watch.step("pack"):
-                for output in made:
-                    for bars in (output.open, output.bars):
-                        if bars is not None:
-                            pack_bars(bars, 0).parts()
+                for bars in (*opened, *(output.bars for output in made)):
+                    if bars is not None:
+                        pack_bars(bars, 0).parts()
     return Profile(ticks, saved.truth.symbols, watch.seconds)
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fibflow.io.livefollow import CLOSED, OPEN, PRICES, RESET, decode, follow, position, read
-from fibflow.io.livestore import Flush, LiveStore, refill_closed
+from fibflow.io.livestore import LiveStore, refill_closed
 from fibflow.tests.io.livestores import (
     MINUTE,
     T0,
@@ -22,6 +22,7 @@ from fibflow.tests.io.livestores import (
     rows,
     table,
 )
+from fibflow.transforms.openbars import Flush
 from fibflow.transforms.schemas import BARS
 
 NOW = 1_800_000_000_000_000

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +12,13 @@ from fibflow.io.liverecords import (
     BAR,
     PRICE,
     Packed,
-    merge_bars,
     pack_bars,
     pack_prices,
     seconds,
     unpack_bars,
     unpack_prices,
 )
-from fibflow.tests.io.livestores import MINUTE, T0, bar, closed, price, prices, rows, table
+from fibflow.tests.io.livestores import MINUTE, T0, bar, price, prices, rows, table
 from fibflow.transforms.schemas import BARS
 
 UNTIMED = settings(deadline=None)
@@ -114,58 +112,3 @@ def test_a_bar_of_several_chunks_and_of_plain_words_is_packed():
 
 def test_seconds_stay_within_their_field():
     assert [seconds(micros) for micros in (-1, 1_999_999, 2**62)] == [0, 1, 2**32 - 1]
-
-
-SMALL = st.builds(
-    bar,
-    st.sampled_from("AB"),
-    st.sampled_from(["1m", "5m"]),
-    st.integers(0, 2),
-    st.integers(0, 99).map(float),
-    complete=st.booleans(),
-    revision=st.integers(0, 2),
-)
-
-
-BLOCKS = st.lists(st.lists(SMALL, max_size=4), max_size=4)
-
-
-@UNTIMED
-@given(BLOCKS, BLOCKS)
-def test_merged_bars_are_those_of_a_plain_loop(first, second):
-    held, _ = merge_bars(table(), [table(*block) for block in first])
-    held, changed = merge_bars(held, [table(*block) for block in second])
-    expected = plain_merge(
-        [(row, at >= len(first)) for at, block in enumerate(first + second) for row in block]
-    )
-    assert sorted(rows(held)) == sorted(rows(table(*(row for row, _ in expected))))
-    assert sorted(rows(changed)) == sorted(rows(table(*(row for row, is_second in expected if is_second))))
-
-
-def plain_merge(came: list[tuple[dict, bool]]) -> list[tuple[dict, bool]]:
-    best: dict = {}
-    ended: dict = {}
-    for row, which in came:
-        window = row["symbol"], row["timeframe"], row["ts"]
-        held = best.get(window, (row, which))[0]
-        if (row["complete"], row["revision"]) >= (held["complete"], held["revision"]):
-            best[window] = row, which
-        if row["complete"]:
-            ended[window[:2]] = max(row["ts"], ended.get(window[:2], -1))
-    return [
-        found
-        for (*pair, ts), found in best.items()
-        if ts > ended.get(tuple(pair), -1) or (found[0]["complete"] and ts == ended[tuple(pair)])
-    ]
-
-
-def test_merged_bars_carry_no_words_of_others():
-    bars = table(*(bar(f"S{i}") for i in range(100))).slice(7, 2)
-    for found in merge_bars(table(), [bars]):
-        column: Any = found["symbol"].combine_chunks()
-        assert column.dictionary.to_pylist() == ["S7", "S8"]
-
-
-def test_nothing_merged_is_nothing():
-    assert merge_bars(table(), []) == (table(), table())
-    assert merge_bars(table(), [table(), table(closed("A"))])[1].num_rows == 1

@@ -6,13 +6,11 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.window import GlobalWindow
 
 from fibflow.io.lastprices import MINUTE as MINUTES
 from fibflow.io.lastprices import TRADE
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livesinks import LiveMarker, WriteClosedBars, WriteLastPrices, WriteOpenBars
-from fibflow.io.throttle import LatestEvery
 from fibflow.tests.io.livestores import (
     MINUTE,
     NO_PATIENCE,
@@ -25,7 +23,6 @@ from fibflow.tests.io.livestores import (
     table,
 )
 from fibflow.tests.io.test_lastprices import RULE, filled, trade
-from fibflow.tests.io.test_throttle import Bag, Timer, Value
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.partials import BAR_BATCH
 from fibflow.transforms.schemas import MINUTE_INPUT, TRADE_INPUT
@@ -77,17 +74,16 @@ def test_a_rule_is_for_trades(store, source, rule):
 
 
 def test_open_bars_are_written_as_they_are_let_out(store):
-    changes = [
-        (A, table(bar("A", close=1.0), bar("A", "5m"))),
-        (A, table(bar("A", close=2.0))),
-        (bucket_of("B"), table(bar("B"))),
-        (A, table(closed("A", "5m"))),
+    stamp = int(NOW_S * 1_000_000)
+    flushes = [
+        (A, stamp - 2, True, table(bar("A", close=1.0), bar("A", "5m"))),
+        (A, stamp - 1, False, table(bar("A", close=2.0))),
+        (bucket_of("B"), stamp, True, table(bar("B"))),
+        (A, stamp, True, table(bar("A", close=2.0))),
     ]
-    marker = LiveMarker(again(store))
-    steps = LatestEvery(marker=marker, clock=now), WriteOpenBars(again(store), clock=now)
-    counted = run(changes, tuple[int, pa.Table], *steps)
+    counted = run(flushes, tuple[int, int, bool, pa.Table], WriteOpenBars(again(store), clock=now))
     assert rows(store.open_bars(), "symbol", "timeframe", "close") == [("A", "1m", 2.0), ("B", "1m", 1.0)]
-    assert counted["open_bars_written"] == 4
+    assert counted["open_bars_written"] == 5
     assert counted["open_bars_latency_ms"] == 0
 
 
@@ -150,43 +146,3 @@ def test_a_marker_is_asked_for_once_a_second(server):
     seconds[0] = 1.0
     assert marker.current() != before
     marker.close()
-
-
-def test_after_redis_was_emptied_all_open_bars_come_again(server):
-    store = fresh(server)
-    times = [1_000.0]
-    throttle = LatestEvery(marker=LiveMarker(again(store), for_s=0), clock=lambda: times[0])
-    writer = WriteOpenBars(again(store))
-    for step in (throttle, writer):
-        step.setup()
-    state = beam_state()
-    for made in throttle.process((A, table(bar("A"), bar("A", "5m"))), **state, window=GlobalWindow()):
-        write(writer, made)
-    before = store.open_bars()
-    store.connection.ask(lambda client: client.flushall())
-    times[0] += 10
-    for made in throttle.on_check(
-        A, **{name: state[name] for name in ("pending", "held", "clocks", "check")}
-    ):
-        write(writer, made)
-    assert before.num_rows == 2
-    assert store.open_bars().equals(before)
-    for step in (throttle, writer):
-        step.teardown()
-
-
-def beam_state() -> dict:
-    return {
-        "pending": Bag(),
-        "held": Value(),
-        "clocks": Value(),
-        "flush": Timer(),
-        "check": Timer(),
-        "end": Timer(),
-    }
-
-
-def write(writer: WriteOpenBars, element: tuple) -> None:
-    writer.start_bundle()
-    writer.process(element)
-    writer.finish_bundle()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fibflow.io.liverecords import PRICES
 from fibflow.io.liveredis import LiveStoreError
-from fibflow.io.livestore import Flush, LiveStore, refill_closed
+from fibflow.io.livestore import LiveStore, refill_closed
 from fibflow.tests.io.livestores import (
     MINUTE,
     NO_PATIENCE,
@@ -26,6 +26,7 @@ from fibflow.tests.io.livestores import (
     table,
 )
 from fibflow.transforms.buckets import bucket_of
+from fibflow.transforms.openbars import Flush
 from fibflow.transforms.schemas import BARS
 
 # The server outlives an example: each empties it first.

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from fibflow.io.livestore import Flush, LiveStore
+from fibflow.io.livestore import LiveStore
 from fibflow.pipelines.liveboard import Board, Parity, Show, Tally, board_grid, board_line
 from fibflow.pipelines.show import as_text
 from fibflow.tests.io.livestores import MINUTE, bar, closed, price, prices, table
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.calendar import load_calendar
+from fibflow.transforms.openbars import Flush
 from fibflow.transforms.schemas import BARS, DEAD_LETTERS, LATE, TICKS
 
 XNYS = load_calendar()

@@ -119,6 +119,8 @@ class Bucket:
         self.out: list[Output] = []
         self.fired: list[int] = []
         self.numbers = numbers
+        #: The open bars as somebody sees them who is told of changes only.
+        self.seen: dict[tuple[str, str, int], dict] = {}
         self._saved: Any = None
 
     def _keep(self, output: Output) -> Output:
@@ -130,6 +132,18 @@ class Bucket:
     def add(self, rows: pa.Table | Sequence[dict]) -> Output:
         table = rows if isinstance(rows, pa.Table) else stream_table(rows)
         return self._keep(LiveBars(self.plan, self.cells, self.memo).add(table))
+
+    def look(self, marker: str = "") -> tuple[bool, list[dict]] | None:
+        """Let open bars out; return whether they were all, and the bars."""
+        told = LiveBars(self.plan, self.cells, self.memo).let_out(marker)
+        if told is None:
+            return None
+        whole, bars = told[0], dicts(told[1])
+        if whole:
+            self.seen.clear()
+        self.seen.update((key(bar), bar) for bar in bars)
+        assert len(bars) == len({key(bar) for bar in bars})
+        return whole, bars
 
     def fire(self) -> Output:
         """Fire the timer."""

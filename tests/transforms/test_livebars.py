@@ -128,8 +128,9 @@ def test_the_clock_is_past_what_was_dropped(world: TickWorld):
         horizon = row["ts"] - row["ts"] % MINUTE + MINUTE + world.lateness
         stray = tick_oracle.session_of(row, world.oracle) is None
         assert (output.late is not None) == (horizon <= clock and not stray)
-        for part in (output.bars, output.open):
-            assert not final & {key(bar) for bar in (dicts(part) if part is not None else [])}
+        opened = own.look()
+        for bars in (dicts(output.bars) if output.bars is not None else [], opened[1] if opened else []):
+            assert not final & {key(bar) for bar in bars}
         own.advance(row["ts"])
         if own.fired:
             assert own.fired == sorted(set(own.fired))
@@ -150,9 +151,13 @@ def states(rows: Iterable[dict]) -> list[tuple]:
 def test_a_bar_from_open_to_final():
     own = bucket()
     own.add([trade("A", OPEN, 1, 10.0)])
+    own.look()
+    assert states(own.seen.values()) == [("1m", 10.0, False, False, 0)]
     own.add([trade("A", OPEN + 1, 2, 11.0)])
-    assert states(own.rows("open")) == [("1m", 10.0, False, False, 0), ("1m", 11.0, False, False, 0)]
+    own.look()
+    assert states(own.seen.values()) == [("1m", 11.0, False, False, 0)]
     own.advance(OPEN + MINUTE)
+    assert own.look() == (True, [])
     own.add([trade("A", OPEN + 2, 3, 12.0)])
     own.advance(END)
     assert states(own.rows("bars")) == [
@@ -174,9 +179,15 @@ def test_a_timer_that_comes_late_closes_and_ends_at_once():
 def test_only_bars_that_changed_go_out():
     own = bucket("1m,5m")
     own.add([trade("A", OPEN, 1, 10.0), trade("B", OPEN, 1, 20.0)])
-    output = own.add([trade("B", OPEN + MINUTE, 2, 21.0), trade("A", OPEN + 6 * MINUTE, 2, 11.0)])
-    assert output.open is not None
-    assert sorted(key(bar) for bar in dicts(output.open)) == [
+    own.look()
+    assert len(own.seen) == 4
+    assert own.look() is None
+    own.add([trade("B", OPEN + MINUTE, 2, 21.0), trade("A", OPEN + 6 * MINUTE, 2, 11.0)])
+    told = own.look()
+    assert told is not None
+    whole, changed = told
+    assert not whole
+    assert sorted(key(bar) for bar in changed) == [
         ("A", "1m", OPEN + 6 * MINUTE),
         ("A", "5m", OPEN + 5 * MINUTE),
         ("B", "1m", OPEN + MINUTE),
@@ -319,10 +330,7 @@ def test_both_feeds_do_not_mix():
 def test_no_rows():
     own = bucket()
     output = own.add(TRADE_INPUT.empty_table())
-    assert (output.bars, output.open, output.late, output.dead_letters, output.timer) == (None,) * 3 + (
-        (),
-        None,
-    )
+    assert (output.bars, output.late, output.dead_letters, output.timer) == (None, None, (), None)
     assert own.cells.size() == 0
 
 
@@ -392,7 +400,9 @@ def test_bags_of_many_parts_are_put_together():
     for row in rows:
         own.add([row])
         assert max(map(len, own.cells.bags.values())) <= MOST_PARTS + 2
-    assert own.add([row | {"place": 1} for row in rows]).open is None
+    own.look()
+    own.add([row | {"place": 1} for row in rows])
+    assert own.look() is None
     assert len(own.rows("dead_letters")) == len(rows)
     other.add(rows)
     own.advance(END)

@@ -75,8 +75,8 @@ def test_windows_longer_than_the_horizon_keep_what_left_it():
     assert BASE in own.cells.values
     assert sum(map(len, (own.cells.bags.get(name, []) for name in MINUTES))) == 1
     own.memo = Memo()
-    output = own.add([trade("A", OPEN + 27 * MINUTE, 3, 11.0, 4)])
-    assert output.open is not None
-    found = {row["timeframe"]: (row["open"], row["high"], row["volume"]) for row in output.open.to_pylist()}
+    own.add([trade("A", OPEN + 27 * MINUTE, 3, 11.0, 4)])
+    own.look()
+    found = {bar["timeframe"]: (bar["open"], bar["high"], bar["volume"]) for bar in own.seen.values()}
     assert found == {"1m": (11.0, 11.0, 4.0), "1h": (10.0, 12.0, 7.0), "1d": (10.0, 12.0, 7.0)}
     LiveBars(own.plan, own.cells)

@@ -34,6 +34,7 @@ from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.livebars import StreamPolicy
 from fibflow.transforms.livedofn import LiveBarsFn, split_ticks
+from fibflow.transforms.openbars import Pace
 from fibflow.transforms.partials import BAR_BATCH
 from fibflow.transforms.schemas import DEAD_LETTERS as DEAD_LETTER_ROWS
 from fibflow.transforms.schemas import LATE as LATE_ROWS
@@ -141,7 +142,7 @@ def test_a_scenario_as_a_stream(path):
         else:
             stream = stream.advance_watermark_to(Timestamp(micros=value))
     stream = stream.advance_watermark_to_infinity()
-    transform = AggregateBars(scenario.spec, stream=StreamPolicy(buckets=3))
+    transform = AggregateBars(scenario.spec, stream=StreamPolicy(buckets=3), pace=Pace(0))
     late = letters(scenario.late, "symbol", "ts", "shard", "sequence", "place")
 
     def bars_as_told(tables):
@@ -151,8 +152,9 @@ def test_a_scenario_as_a_stream(path):
         found = rows_of(tables, LATE_ROWS)
         assert letters(found, "symbol", "ts", "shard", "sequence", "place") == late
 
-    def open_are_open(tables):
-        for row in rows_of(tables, BAR_BATCH):
+    def open_are_open(flushes):
+        assert {bucket for bucket, *_ in flushes} <= {0, 1, 2}
+        for row in rows_of([bars for *_, bars in flushes if len(bars)], BAR_BATCH):
             assert (row["complete"], row["final"], row["revision"]) == (False, False, 0)
 
     with beam.Pipeline(runner=BundleBasedDirectRunner()) as p:
@@ -188,7 +190,7 @@ def test_state_and_timers_of_the_portable_runner():
         made = (
             p
             | beam.Create(elements, reshuffle=False).with_output_types(tuple[int, pa.Table])
-            | beam.ParDo(LiveBarsFn(scenario.spec, StreamPolicy())).with_outputs(
+            | beam.ParDo(LiveBarsFn(scenario.spec, StreamPolicy(), Pace())).with_outputs(
                 OPEN, LATE, DEAD_LETTERS, main=BARS
             )
         )

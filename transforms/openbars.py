@@ -1,0 +1,70 @@
+"""Open bars on their way to whoever shows them: how often they go out, and what an element says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+
+MICROS = 1_000_000
+
+
+class Flush(NamedTuple):
+    """Open bars of one bucket.
+
+    Attributes:
+        bucket: the bucket of all symbols in it.
+        stamp: when they were let out, UTC microseconds; grows with each flush of a bucket.
+        whole: these are all open bars of the bucket; else those that changed.
+        bars: of ``partials.BAR_BATCH``, a window once; may be empty where they are all.
+    """
+
+    bucket: int
+    stamp: int
+    whole: bool
+    bars: pa.Table
+
+
+class Marker(Protocol):
+    """Tells whether what was written still is there: ``current`` changes when it may not be."""
+
+    def open(self) -> None:
+        """Make ready, in the worker."""
+
+    def current(self) -> str:
+        """Return the marker as of now, or of a second ago."""
+
+    def close(self) -> None:
+        """End."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How open bars go out.
+
+    The first change after a pause goes out at once, later ones when the interval is over. All open bars of a
+    bucket go out as a whole after a window has ended, once from each worker, and each time that the marker
+    changes: what an abandoned history of the job left is replaced, an emptied store is full again.
+
+    Attributes:
+        interval_us: the shortest time between two flushes of a bucket; 0 lets each change out.
+        marker: of what the flushes are written to; None: nothing is sent again.
+        check_us: how often a bucket without changes looks at the marker.
+        clock: seconds since 1970.
+    """
+
+    interval_us: int = 250_000
+    marker: Marker | None = None
+    check_us: int = 5_000_000
+    clock: Callable[[], float] = time.time
+
+    def now(self) -> int:
+        """Return the clock's time, UTC microseconds."""
+        return int(self.clock() * MICROS)
+
+    def current(self) -> str:
+        """Return the marker; always the same where there is none."""
+        return "" if self.marker is None else self.marker.current()
