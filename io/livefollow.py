@@ -10,7 +10,7 @@ import pyarrow as pa
 import redis
 
 from fibflow.io import livestore_scripts as scripts
-from fibflow.io.liverecords import BAR, PRICE, Packed, unpack_bars, unpack_prices
+from fibflow.io.liverecords import BAR, PRICE, Grouped, Packed, symbols_of, unpack_bars, unpack_prices
 from fibflow.io.livestore import LiveStore
 
 #: What an update tells. OPEN and CLOSED come with bars, PRICE with last prices, RESET with nothing.
@@ -40,8 +40,8 @@ class Update:
         kind: PRICES, OPEN, CLOSED or RESET.
         table: of ``liverecords.PRICES`` for PRICES, of ``schemas.BARS`` for OPEN and CLOSED; empty for RESET.
         position: from where to go on.
-        bucket: of OPEN: the bucket of the symbols.
-        whole: of OPEN: the bucket has no other open bars.
+        bucket: of OPEN: the bucket of the symbols. They have no other open bars than these.
+        whole: of OPEN: nor has any other symbol of the bucket.
     """
 
     kind: str
@@ -103,13 +103,14 @@ def decode(entry: str, fields: dict[bytes, bytes], generation: str) -> Update:
     """Return an entry of ``push`` as read by any client, an asynchronous one for instance."""
     kind = fields[b"k"].decode()
     here = Position(generation, entry)
-    parts = fields[b"s"], fields[b"n"], fields[b"r"]
+    sizes, names, records = fields[b"s"], fields[b"n"], fields[b"r"]
     if kind == PRICES:
-        return Update(kind, unpack_prices(Packed.of_parts(*parts, PRICE)), here)
-    bars = unpack_bars(Packed.of_parts(*parts, BAR))
+        return Update(kind, unpack_prices(Packed.of_parts(sizes, names, records, PRICE)), here)
     if kind == CLOSED:
-        return Update(kind, bars, here)
-    return Update(kind, bars, here, int(fields[b"b"]), fields[b"w"] == b"1")
+        packed = Packed.of_parts(sizes, names, records, BAR)
+        return Update(kind, unpack_bars(Packed(symbols_of(packed.names), packed.rows)), here)
+    grouped = Grouped.of_parts(sizes, names, fields[b"c"], records)
+    return Update(kind, unpack_bars(grouped.flat()), here, int(fields[b"b"]), fields[b"w"] == b"1")
 
 
 def _edges(store: LiveStore) -> tuple[str, str, str]:

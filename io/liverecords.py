@@ -16,14 +16,16 @@ import pyarrow.compute as pc
 
 from fibflow.transforms.partials import as_arrow
 from fibflow.transforms.schemas import BARS, TIMESTAMP
+from fibflow.transforms.timeframe import Timeframe
 
 #: The number of this layout of keys and bytes; readers and writers refuse another.
-LAYOUT = 1
+LAYOUT = 2
 
 _PRICES = ("open", "high", "low", "close", "volume", "vwap")
 
-#: A bar, 83 bytes, little-endian and without gaps. ``vwap`` is NaN and ``trade_count`` -1 where unknown,
+#: A bar, 85 bytes, little-endian and without gaps. ``vwap`` is NaN and ``trade_count`` -1 where unknown,
 #: ``flags`` are COMPLETE and FINAL, ``written`` is when it was written: UTC seconds, 0 from the lake.
+#: ``frame`` is the timeframe's ``frame_of``.
 BAR = np.dtype(
     [
         ("ts", "<i8"),
@@ -34,10 +36,13 @@ BAR = np.dtype(
         ("sessions", "<u2"),
         ("flags", "u1"),
         ("written", "<u4"),
+        ("frame", "<u2"),
     ]
 )
 COMPLETE = 1
 FINAL = 2
+#: Of a ``frame``: it counts sessions, not minutes.
+_SESSIONS = 0x8000
 
 #: A last price, 33 bytes, likewise. ``size`` is NaN where unknown; ``source`` is a place in ``SOURCES``.
 PRICE = np.dtype([("ts", "<i8"), ("seq", "<i8"), ("price", "<f8"), ("size", "<f8"), ("source", "u1")])
@@ -62,10 +67,10 @@ _LONGEST_NAME = 0xFFFF
 
 @dataclass(frozen=True)
 class Packed:
-    """Records and what each goes by; both of length n.
+    """Records and their symbols; both of length n.
 
     Attributes:
-        names: a bar's is ``timeframe:symbol``, a price's its symbol. A ``pa.StringArray``.
+        names: the symbols, a ``pa.StringArray``.
         rows: of dtype BAR or PRICE.
     """
 
@@ -86,16 +91,7 @@ class Packed:
 
     def parts(self) -> tuple[bytes, bytes, bytes]:
         """Return what goes over the wire: the names' lengths (u16 each), the names, and the records."""
-        if not len(self):
-            return b"", b"", b""
-        _, offsets, data = self.names.buffers()
-        first = self.names.offset
-        ends = np.frombuffer(offsets, np.int32)[first : first + len(self) + 1]
-        sizes = np.diff(ends)
-        if sizes.max() > _LONGEST_NAME:
-            raise ValueError(f"a symbol of {sizes.max()} bytes: the live store takes at most {_LONGEST_NAME}")
-        text = memoryview(data)[ends[0] : ends[-1]].tobytes() if data is not None else b""
-        return sizes.astype("<u2").tobytes(), text, self.rows.tobytes()
+        return *_texts(self.names), self.rows.tobytes()
 
     @classmethod
     def of_parts(cls, sizes: bytes, names: bytes, rows: bytes, dtype: np.dtype) -> Packed:
@@ -104,15 +100,79 @@ class Packed:
         Raises:
             ValueError: the three do not fit together.
         """
-        lengths = np.frombuffer(sizes, "<u2")
-        offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)))
-        records = np.frombuffer(rows, dtype)
-        if len(records) != len(lengths) or offsets[-1] != len(names):
+        array, records = _words(sizes, names), np.frombuffer(rows, dtype)
+        if len(records) != len(array):
             raise ValueError("the parts of an entry do not fit together")
-        array = pa.StringArray.from_buffers(
-            len(lengths), pa.py_buffer(offsets.tobytes()), pa.py_buffer(names)
-        )
         return cls(array, records)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Bars by symbol: all that are open of each.
+
+    Attributes:
+        names: the symbols, each once, a ``pa.StringArray`` of length n.
+        counts: how many records each has, shape (n,).
+        rows: of dtype BAR, symbol by symbol.
+    """
+
+    names: Any
+    counts: npt.NDArray[np.int64]
+    rows: npt.NDArray[Any]
+
+    def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """Return what goes over the wire: as of ``Packed``, and the counts (u16 each) before the records."""
+        return *_texts(self.names), self.counts.astype("<u2").tobytes(), self.rows.tobytes()
+
+    @classmethod
+    def of_parts(cls, sizes: bytes, names: bytes, counts: bytes, rows: bytes) -> Grouped:
+        """Read what ``parts`` gives.
+
+        Raises:
+            ValueError: the four do not fit together.
+        """
+        array, of_each = _words(sizes, names), np.frombuffer(counts, "<u2").astype(np.int64)
+        records = np.frombuffer(rows, BAR)
+        if len(of_each) != len(array) or of_each.sum() != len(records):
+            raise ValueError("the parts of an entry do not fit together")
+        return cls(array, of_each, records)
+
+    def flat(self) -> Packed:
+        """Return the records with a name each."""
+        return Packed(
+            self.names.take(as_arrow(np.repeat(np.arange(len(self.counts)), self.counts))), self.rows
+        )
+
+
+def _texts(names: Any) -> tuple[bytes, bytes]:
+    """Return the lengths (u16 each) and the bytes of a ``pa.StringArray``."""
+    if not len(names):
+        return b"", b""
+    _, offsets, data = names.buffers()
+    ends = np.frombuffer(offsets, np.int32)[names.offset : names.offset + len(names) + 1]
+    sizes = np.diff(ends)
+    if sizes.max() > _LONGEST_NAME:
+        raise ValueError(f"a symbol of {sizes.max()} bytes: the live store takes at most {_LONGEST_NAME}")
+    text = memoryview(data)[ends[0] : ends[-1]].tobytes() if data is not None else b""
+    return sizes.astype("<u2").tobytes(), text
+
+
+def _words(sizes: bytes, names: bytes) -> Any:
+    """Return the ``pa.StringArray`` that ``_texts`` was given."""
+    lengths = np.frombuffer(sizes, "<u2")
+    offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)))
+    if offsets[-1] != len(names):
+        raise ValueError("the parts of an entry do not fit together")
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets.tobytes()), pa.py_buffer(names))
+
+
+def frame_of(timeframe: Timeframe) -> int:
+    """Return a timeframe as a number of 16 bits: its minutes, or its sessions with the highest bit set."""
+    return timeframe.sessions | _SESSIONS if timeframe.sessions else timeframe.minutes
+
+
+def _timeframe_of(frame: int) -> Timeframe:
+    return Timeframe(frame & ~_SESSIONS, 0) if frame & _SESSIONS else Timeframe(0, frame)
 
 
 def pack_bars(bars: pa.Table, written: int) -> Packed:
@@ -122,7 +182,20 @@ def pack_bars(bars: pa.Table, written: int) -> Packed:
         bars: of ``schemas.BARS`` or ``partials.BAR_BATCH``.
         written: when they are written, UTC seconds.
     """
-    bars = bars.combine_chunks()
+    return Packed(_plain(bars["symbol"]), _records(bars.combine_chunks(), written))
+
+
+def group_bars(bars: pa.Table, written: int) -> Grouped:
+    """Pack bars by symbol, those of a symbol by timeframe and time; arguments are those of ``pack_bars``."""
+    symbols, codes = _coded(bars["symbol"])
+    rows = _records(bars.combine_chunks(), written)
+    order = np.lexsort((rows["ts"], rows["frame"], codes))
+    counts = np.bincount(codes, minlength=len(symbols))
+    held = np.flatnonzero(counts)
+    return Grouped(symbols.take(as_arrow(held)), counts[held], rows[order])
+
+
+def _records(bars: pa.Table, written: int) -> npt.NDArray[Any]:
     rows = np.empty(len(bars), BAR)
     for name in ("ts", "end"):
         rows[name] = _numbers(bars[name].combine_chunks().view(pa.int64()))
@@ -132,13 +205,22 @@ def pack_bars(bars: pa.Table, written: int) -> Packed:
     rows["trade_count"] = _numbers(counts.fill_null(-1))
     rows["flags"] = COMPLETE * _numbers(bars["complete"]) + FINAL * _numbers(bars["final"])
     rows["written"] = written
-    return Packed(bar_names(bars), rows)
+    names, at = _coded(bars["timeframe"])
+    frames = [frame_of(Timeframe.parse(name)) for name in names.to_pylist()]
+    rows["frame"] = np.array(frames, np.uint16)[at]
+    return rows
 
 
-def bar_names(bars: pa.Table) -> Any:
-    """Return what each bar goes by, ``timeframe:symbol``: no timeframe holds a colon."""
+def list_names(bars: pa.Table) -> Any:
+    """Return what each bar's list of closed bars goes by, ``timeframe:symbol``; no timeframe has a colon."""
     timeframe, symbol = (_plain(bars[name]) for name in ("timeframe", "symbol"))
     return pc.binary_join_element_wise(timeframe, symbol, ":")
+
+
+def symbols_of(names: Any) -> Any:
+    """Return the symbols of ``list_names``."""
+    cut: Any = pc.split_pattern(names, ":", max_splits=1)
+    return cut.flatten().take(as_arrow(2 * np.arange(len(names)) + 1))
 
 
 def unpack_bars(packed: Packed) -> pa.Table:
@@ -146,12 +228,11 @@ def unpack_bars(packed: Packed) -> pa.Table:
     rows = packed.rows
     if not len(rows):
         return BARS.empty_table()
-    cut: Any = pc.split_pattern(packed.names, ":", max_splits=1)
-    words = cut.flatten()
-    at = np.arange(len(rows))
+    frames, at = np.unique(rows["frame"], return_inverse=True)
+    timeframes = pa.array([_timeframe_of(frame).name for frame in frames.tolist()], pa.string())
     columns = {
-        "symbol": words.take(as_arrow(2 * at + 1)),
-        "timeframe": words.take(as_arrow(2 * at)),
+        "symbol": packed.names,
+        "timeframe": timeframes.take(as_arrow(at.astype(np.int64))),
         **{name: as_arrow(rows[name].copy()).view(TIMESTAMP) for name in ("ts", "end")},
         **{name: as_arrow(rows[name].copy()) for name in _PRICES},
         "vwap": as_arrow(rows["vwap"].copy(), mask=np.isnan(rows["vwap"])),
@@ -200,6 +281,15 @@ def _plain(column: pa.ChunkedArray) -> Any:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.string())
     return array.cast(pa.string())
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[Any, npt.NDArray[np.int32]]:
+    """Return the words of a column as a ``StringArray``, and each row's place among them."""
+    coded: Any = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = coded.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        return pa.array([], pa.string()), np.zeros(0, np.int32)
+    return array.dictionary.cast(pa.string()), _numbers(array.indices)
 
 
 def _numbers(column: Any) -> Any:

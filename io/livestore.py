@@ -21,11 +21,13 @@ import redis
 from fibflow.io import livestore_scripts as scripts
 from fibflow.io.liverecords import (
     BAR,
-    COMPLETE,
     FINAL,
     LAYOUT,
     PRICE,
     Packed,
+    frame_of,
+    group_bars,
+    list_names,
     pack_bars,
     pack_prices,
     seconds,
@@ -36,11 +38,12 @@ from fibflow.io.liveredis import Call, Connection, Patience, another_store
 from fibflow.transforms.buckets import BUCKETS, bucket_of
 from fibflow.transforms.openbars import Flush
 from fibflow.transforms.partials import as_arrow, newest
+from fibflow.transforms.timeframe import Timeframe
 
 #: How many closed bars of a (symbol, timeframe) are kept.
 KEEP = 500
 #: About how many entries of ``push`` are kept.
-BACKLOG = 10_000
+BACKLOG = 2_000
 
 # A call of a script holds Redis up for some milliseconds at most.
 _ROWS_A_CALL = 2_000
@@ -132,18 +135,14 @@ class LiveStore:
     def write_open(self, flushes: Iterable[Flush]) -> int:
         """Write open bars; return how many. A flush older than the bucket's last one changes nothing.
 
-        A bar in it that is complete says that its window, and those before it, are no longer open.
+        What a flush holds of a symbol takes the place of all that was open of it.
         """
         return self._write(scripts.WRITE_OPEN, map(self._open_call, flushes))
 
     def _open_call(self, flush: Flush) -> Call:
-        packed = pack_bars(flush.bars, seconds(flush.stamp))
-        ended = (packed.rows["flags"] & COMPLETE) != 0
-        still, gone = (
-            (packed.take(~ended), packed.take(ended)) if ended.any() else (packed, packed.slice(0, 0))
-        )
+        parts = group_bars(flush.bars, seconds(flush.stamp)).parts()
         keys = [self.key("open", flush.bucket), self.key("stamps")]
-        return keys, [flush.bucket, flush.stamp, int(flush.whole), *still.parts(), *gone.parts()]
+        return keys, [flush.bucket, flush.stamp, int(flush.whole), *parts]
 
     def write_closed(self, bars: pa.Table, written: int, push: bool = True) -> int:
         """Write closed bars, in any order, into the lists of the last ones; return how many were taken.
@@ -156,7 +155,8 @@ class LiveStore:
             written: when, UTC microseconds; 0 loses to any bar that a stream wrote.
             push: whether readers of ``push`` learn of them.
         """
-        packed, starts = _by_list(pack_bars(bars, seconds(written)), self.keep)
+        packed = Packed(list_names(bars), pack_bars(bars, seconds(written)).rows)
+        packed, starts = _by_list(packed, self.keep)
         return self._write(scripts.WRITE_CLOSED, self._closed_calls(packed, starts, push))
 
     def _closed_calls(self, packed: Packed, starts: npt.NDArray[np.int64], push: bool) -> Iterator[Call]:
@@ -242,14 +242,12 @@ class LiveStore:
         else:
             for symbol in symbols:
                 names = asked.setdefault(self.key("open", bucket_of(symbol, self.buckets)), [])
-                if names is not None and timeframes is not None:
-                    names += [f"{timeframe}:{symbol}" for timeframe in timeframes]
-            if timeframes is None:
-                asked = dict.fromkeys(asked)
+                assert names is not None
+                names.append(symbol)
         bars = unpack_bars(_packed(self._hashes(asked), BAR))
-        for column, wanted in (("symbol", symbols), ("timeframe", timeframes)):
-            if wanted is not None:
-                bars = bars.filter(pc.is_in(bars[column], value_set=pa.array(list(wanted), pa.string())))
+        if timeframes is not None:
+            wanted = pa.array(list(timeframes), pa.string())
+            bars = bars.filter(pc.is_in(bars["timeframe"], value_set=wanted))
         return bars.sort_by([("symbol", "ascending"), ("timeframe", "ascending"), ("ts", "ascending")])
 
     def closed_bars(self, symbol: str, timeframe: str, limit: int = KEEP) -> pa.Table:
@@ -266,19 +264,19 @@ class LiveStore:
     def _bars(self, symbol: str, timeframe: str, limit: int, with_open: bool) -> pa.Table:
         if limit < 1:
             raise ValueError(f"a limit of {limit} bars: ask for 1 or more")
-        name = f"{timeframe}:{symbol}"
-        bucket = self.key("open", bucket_of(symbol, self.buckets))
+        key, bucket = self.key("closed", timeframe, symbol), self.key("open", bucket_of(symbol, self.buckets))
 
         def question(client: redis.Redis) -> list[Any]:
-            pipe: Any = client.pipeline(transaction=False).lrange(self.key("closed", name), -limit, -1)
-            return (pipe.hget(bucket, name) if with_open else pipe).execute()
+            pipe: Any = client.pipeline(transaction=False).lrange(key, -limit, -1)
+            return (pipe.hget(bucket, symbol) if with_open else pipe).execute()
 
         closed, *opened = self.connection.ask(question)
         rows = np.frombuffer(b"".join(closed), BAR)
         for now_open in (np.frombuffer(value, BAR) for value in opened if value is not None):
-            later = now_open["ts"] > rows["ts"][-1] if len(rows) else slice(None)
-            rows = np.concatenate((rows, now_open[later]))[-limit:]
-        return unpack_bars(Packed(pa.array([name] * len(rows), pa.string()), rows))
+            own = now_open["frame"] == frame_of(Timeframe.parse(timeframe))
+            later = now_open["ts"] > rows["ts"][-1] if len(rows) else own
+            rows = np.concatenate((rows, now_open[own & later]))[-limit:]
+        return unpack_bars(Packed(pa.array([symbol] * len(rows), pa.string()), rows))
 
     def _hashes(self, asked: dict[str, list[str] | None]) -> _Named:
         """Return the named fields of hashes, or all where there are no names, in one round trip."""

@@ -52,7 +52,7 @@ end
 """
 
 # KEYS[3] the bucket's open bars, KEYS[4] the stamps. ARGV: 4 bucket, 5 stamp, 6 whole, 7 sizes, 8 names, 9
-# records, 10 sizes, 11 names and 12 records of the bars whose windows have ended.
+# how many records each name has (u16), 10 the records.
 _WRITE_OPEN = """
 local made, wrong = generation()
 if wrong then return wrong end
@@ -60,60 +60,20 @@ local before = redis.call('HGET', KEYS[4], ARGV[4])
 if before and tonumber(before) > tonumber(ARGV[5]) then return {made, 0} end
 redis.call('HSET', KEYS[4], ARGV[4], ARGV[5])
 
--- A value holds the records of a name's open windows, by time: one nearly always.
-local function with(value, row)
-  local ts, at = struct.unpack('<i8', row), #value - 82
-  while at > 0 do
-    local there = struct.unpack('<i8', value, at)
-    if there == ts then return string.sub(value, 1, at - 1) .. row .. string.sub(value, at + 83) end
-    if there < ts then return string.sub(value, 1, at + 82) .. row .. string.sub(value, at + 83) end
-    at = at - 83
-  end
-  return row .. value
-end
-
-local function after(value, ended)
-  local at = 1
-  while at < #value and struct.unpack('<i8', value, at) <= ended do at = at + 83 end
-  return string.sub(value, at)
-end
-
-local names, gone, values = words(ARGV[7], ARGV[8]), words(ARGV[10], ARGV[11]), {}
-local function load(list)
-  local found = {}
-  in_parts(list, 4000, function(...)
-    for _, value in ipairs(redis.call('HMGET', KEYS[3], ...)) do found[#found + 1] = value end
-  end)
-  for i, name in ipairs(list) do values[name] = found[i] or '' end
-end
-if ARGV[6] == '1' then
-  redis.call('DEL', KEYS[3])
-else
-  load(names)
-  load(gone)
-end
-
-for i, name in ipairs(gone) do
-  values[name] = after(values[name] or '', (struct.unpack('<i8', ARGV[12], 83 * i - 82)))
-end
+if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
+local names, flat, at = words(ARGV[7], ARGV[8]), {}, 1
 for i, name in ipairs(names) do
-  values[name] = with(values[name] or '', string.sub(ARGV[9], 83 * i - 82, 83 * i))
-end
-local flat, empty = {}, {}
-for name, value in pairs(values) do
-  if value == '' then
-    empty[#empty + 1] = name
-  else
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-  end
+  local low, high = string.byte(ARGV[9], 2 * i - 1, 2 * i)
+  local stop = at + 85 * (low + 256 * high)
+  flat[2 * i - 1] = name
+  flat[2 * i] = string.sub(ARGV[10], at, stop - 1)
+  at = stop
 end
 in_parts(flat, 4000, function(...) redis.call('HSET', KEYS[3], ...) end)
-in_parts(empty, 4000, function(...) redis.call('HDEL', KEYS[3], ...) end)
 if #names > 0 or ARGV[6] == '1' then
-  push('k', 'open', 'b', ARGV[4], 'w', ARGV[6], 's', ARGV[7], 'n', ARGV[8], 'r', ARGV[9])
+  push('k', 'open', 'b', ARGV[4], 'w', ARGV[6], 's', ARGV[7], 'n', ARGV[8], 'c', ARGV[9], 'r', ARGV[10])
 end
-return {made, #names}
+return {made, #ARGV[10] / 85}
 """
 
 # KEYS[3] the last prices. ARGV: 4 sizes, 5 names, 6 records.
@@ -237,14 +197,14 @@ for list = 3, #KEYS do
   local count = low + 256 * high
   local taken
   if count == 1 then
-    local row = string.sub(ARGV[8], at, at + 82)
+    local row = string.sub(ARGV[8], at, at + 84)
     taken = put(key, row) and {row} or {}
   else
     local given = {}
-    for i = 1, count do given[i] = string.sub(ARGV[8], at + 83 * (i - 1), at + 83 * i - 1) end
+    for i = 1, count do given[i] = string.sub(ARGV[8], at + 85 * (i - 1), at + 85 * i - 1) end
     taken = merge(key, given)
   end
-  at = at + 83 * count
+  at = at + 85 * count
   local name = string.sub(key, tonumber(ARGV[6]) + 1)
   for _, row in ipairs(taken) do
     names[#names + 1] = name

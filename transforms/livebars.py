@@ -188,8 +188,7 @@ class LiveBars:
         before = self._collect(closed, index) if closed else None
         bucket.append(accepted.entries, accepted.keys)
         if self._plan.tells_open:
-            for entries in accepted.entries:
-                self._memo.changed.setdefault(entries.minute, []).append(entries.index)
+            self._memo.changed.append(index)
         bars = None
         if before is not None:
             touched = _touched(closed, rows, member)
@@ -293,7 +292,7 @@ class LiveBars:
         return not len(self._bucket.ring.minutes) and not self._bucket.base.starts.any()
 
     def let_out(self, marker: str) -> tuple[bool, pa.Table] | None:
-        """Return the open bars that changed since the last time, or all of them.
+        """Return the open bars of the symbols that gained input since the last time, or of all.
 
         All come after a window has ended, and where a store with this marker is not known to hold the others.
 
@@ -302,29 +301,24 @@ class LiveBars:
         """
         memo = self._memo
         whole = memo.ended or memo.told != marker
-        bars = self._open_bars(whole)
+        index = None
+        if not whole and memo.changed:
+            index = memo.changed[0] if len(memo.changed) == 1 else np.unique(np.concatenate(memo.changed))
+        bars = self._open_bars(index) if whole or memo.changed else BAR_BATCH.empty_table()
         memo.untold()
         memo.told = marker
         return (whole, bars) if whole or len(bars) else None
 
-    def _open_bars(self, whole: bool) -> pa.Table:
-        bucket, clock = self._bucket, self._bucket.head.clock
-        index, member = None, None
-        if whole:
-            rows: Int64 = np.arange(len(bucket.ring.minutes))
-        else:
-            minutes = [each for each in bucket.ring.minutes.tolist() if each in self._memo.changed]
-            symbols = [_together(self._memo.changed[minute]) for minute in minutes]
-            rows = np.zeros(0, np.int64)
-            if minutes:
-                rows, index, member = self._members(np.array(minutes, np.int64), symbols)
+    def _open_bars(self, index: Int64 | None) -> pa.Table:
+        """Return the bars of all windows that have not ended, of some symbols; None for all of them."""
+        bucket = self._bucket
+        rows = np.arange(len(bucket.ring.minutes))
         windows = windows_with(bucket.placed, rows) if len(rows) else []
-        if whole:
-            windows += windows_left(bucket.placed, bucket.base)
-        windows = [window for window in windows if window.end > clock]
+        windows += windows_left(bucket.placed, bucket.base)
+        windows = [window for window in windows if window.end > bucket.head.clock]
         if not windows:
             return BAR_BATCH.empty_table()
-        made = self._collect(windows, index, _touched(windows, rows, member))
+        made = self._collect(windows, index)
         return table_of(made, windows, bucket.words, self._plan.timeframes, False)
 
     # --- timers ---------------------------------------------------------------------------------------------
@@ -361,10 +355,6 @@ def _distinct(minute: Int64) -> tuple[Int64, Int64]:
     present = np.zeros(span, np.int64)
     present[number] = 1
     return np.flatnonzero(present) * MINUTE_US + low, (np.cumsum(present) - 1)[number]
-
-
-def _together(parts: list[Int64]) -> Int64:
-    return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
 
 
 def _touched(windows: list[Window], rows: Int64, member: Bool | None) -> Bool | None:

@@ -74,8 +74,8 @@ class Memo:
         self.told: str | None = None
         #: Windows have ended since.
         self.ended = False
-        #: Of each minute, the places of the symbols that gained input since.
-        self.changed: dict[int, list[Int64]] = {}
+        #: The places of the symbols that gained input since.
+        self.changed: list[Int64] = []
 
 
 class Bucket:
@@ -256,9 +256,6 @@ class Bucket:
             self._keep_totals(int(np.count_nonzero(gone)), clock, lateness)
             slots = {self._slot(minute) for minute in ring.minutes[gone].tolist()}
             leaving = set(ring.minutes[gone].tolist())
-            if leaving & self._memo.changed.keys():
-                # Their longer windows may be open, and can only be told as a whole now.
-                self._memo.told = None
             ring.keep(~gone)
             self._memo.placed = None
             for slot in sorted(slots):

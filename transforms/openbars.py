@@ -18,7 +18,7 @@ class Flush(NamedTuple):
     Attributes:
         bucket: the bucket of all symbols in it.
         stamp: when they were let out, UTC microseconds; grows with each flush of a bucket.
-        whole: these are all open bars of the bucket; else those that changed.
+        whole: these are all open bars of the bucket; else all of the symbols in it, which gained input.
         bars: of ``partials.BAR_BATCH``, a window once; may be empty where they are all.
     """
 

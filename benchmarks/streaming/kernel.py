@@ -22,7 +22,7 @@ from fibflow.benchmarks.streaming.cluster import ALL_TIMEFRAMES, BUCKETS
 from fibflow.io import lastprices, tables
 from fibflow.io.kinesis import decoded
 from fibflow.io.lake import Lake
-from fibflow.io.liverecords import pack_bars
+from fibflow.io.liverecords import group_bars, pack_bars
 from fibflow.io.streamfiles import write_rows
 from fibflow.io.ticks import DecodeTicks, archive
 from fibflow.pipelines import tape
@@ -239,9 +239,12 @@ def profile(saved: tape.SavedTape, calendar: TradingCalendar, most: int) -> Prof
             with watch.step("prices"):
                 lastprices.of_trades(rows, int(Rule.OPEN_CLOSE))
             with watch.step("pack"):
-                for bars in (*opened, *(output.bars for output in made)):
+                for bars in opened:
                     if bars is not None:
-                        pack_bars(bars, 0).parts()
+                        group_bars(bars, 0).parts()
+                for output in made:
+                    if output.bars is not None:
+                        pack_bars(output.bars, 0).parts()
     return Profile(ticks, saved.truth.symbols, watch.seconds)
 
 

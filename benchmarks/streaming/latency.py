@@ -29,16 +29,17 @@ from fibflow.benchmarks.streaming.cluster import (
 from fibflow.benchmarks.streaming.meters import read_lags, read_notes
 from fibflow.benchmarks.streaming.pacer import name_of
 from fibflow.io import livefollow
-from fibflow.io.liverecords import BAR, PRICE, Packed
+from fibflow.io.liverecords import BAR, PRICE, Grouped, Packed, frame_of, symbols_of
 from fibflow.pipelines.replay import make_ready
 from fibflow.transforms.calendar import load_calendar
+from fibflow.transforms.timeframe import INTRADAY
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Trades come at any hour here.
 CALENDAR = "24/7"
 STREAM = "live"
 _AFTER_S = 3.0
-_PROBE = "1m:"
+_PROBE = frame_of(INTRADAY[0])
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,19 @@ class Seen:
         if kind not in (livefollow.PRICES, livefollow.OPEN, livefollow.CLOSED):
             return  # the store's first entry
         stored = int(entry.split(b"-")[0]) / 1000
-        parts = fields[b"s"], fields[b"n"], fields[b"r"]
+        sizes, names, records = fields[b"s"], fields[b"n"], fields[b"r"]
         if kind == livefollow.PRICES:
-            packed = Packed.of_parts(*parts, PRICE)
+            packed = Packed.of_parts(sizes, names, records, PRICE)
             self.prices.append((now, stored, packed.names, packed.rows["ts"]))
+            return
+        if kind == livefollow.OPEN:
+            packed = Grouped.of_parts(sizes, names, fields[b"c"], records).flat()
         else:
-            packed = Packed.of_parts(*parts, BAR)
-            own = np.flatnonzero(pc.starts_with(packed.names, _PROBE).to_numpy(zero_copy_only=False))
-            bars = packed.take(own)
-            counts = bars.rows["trade_count"].copy()
-            self.bars.append((now, stored, bars.names, bars.rows["ts"].copy(), counts))
+            packed = Packed.of_parts(sizes, names, records, BAR)
+            packed = Packed(symbols_of(packed.names), packed.rows)
+        bars = packed.take(packed.rows["frame"] == _PROBE)
+        counts = bars.rows["trade_count"].copy()
+        self.bars.append((now, stored, bars.names, bars.rows["ts"].copy(), counts))
 
 
 def run(
@@ -160,10 +164,10 @@ def evaluate(
     symbol = symbol.astype(np.int64)
     begin = ts[0] + int(warm_s * 1e6)
     own = ts >= begin
-    at, stored, *prices = _flat(seen.prices, symbols, "")
+    at, stored, *prices = _flat(seen.prices, symbols)
     visible_at = visible.prices_visible(ts, symbol, at, *prices)
     price_stored = visible.prices_visible(ts, symbol, stored, *prices)
-    at, stored, bar_symbol, minute = _flat([each[:4] for each in seen.bars], symbols, _PROBE)
+    at, stored, bar_symbol, minute = _flat([each[:4] for each in seen.bars], symbols)
     counts = np.concatenate([np.zeros(0, np.int64), *(count for *_, count in seen.bars)])
     in_bar = visible.bars_visible(ts, symbol, at, bar_symbol, minute, counts)
     bar_stored = visible.bars_visible(ts, symbol, stored, bar_symbol, minute, counts)
@@ -191,9 +195,9 @@ def evaluate(
     )
 
 
-def _flat(parts: list[tuple[float, float, Any, Any]], symbols: int, prefix: str) -> tuple[Any, Any, Any, Any]:
+def _flat(parts: list[tuple[float, float, Any, Any]], symbols: int) -> tuple[Any, Any, Any, Any]:
     """Return (seen at, stored at, symbol's number, value) of each row of what was seen."""
-    numbers = pa.array([prefix + name_of(number) for number in range(symbols)])
+    numbers = pa.array([name_of(number) for number in range(symbols)])
     at = np.concatenate([np.zeros(0), *(np.full(len(names), now) for now, _, names, _ in parts)])
     stored = np.concatenate([np.zeros(0), *(np.full(len(names), when) for _, when, names, _ in parts)])
     names = pa.chunked_array([names for _, _, names, _ in parts], pa.string())

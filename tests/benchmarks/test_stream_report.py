@@ -17,7 +17,7 @@ from fibflow.benchmarks.streaming.pacer import SENT, Feed, name_of, pace
 from fibflow.benchmarks.streaming.tapes import SESSIONS, ShardFiller, batches, saved_tape
 from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.packing import Record
-from fibflow.io.liverecords import BAR, PRICE, Packed
+from fibflow.io.liverecords import BAR, PRICE, Grouped, Packed
 from fibflow.io.ticks import DecodeTicks
 from fibflow.pipelines import tape
 from fibflow.transforms.buckets import bucket_of
@@ -359,15 +359,14 @@ def test_latency_is_of_every_trade_and_leaves_the_warm_up_out():
         name, count = name_of(int(symbol[number])), number // 2 + 1
         price, bar = np.zeros(1, PRICE), np.zeros(2, BAR)
         price["ts"] = at[number] * 1_000_000
-        bar["ts"], bar["trade_count"] = begin * 1_000_000, [count, 99]
-        for kind, rows, names, wait in (
-            ("price", price, [name], 0.25),
-            ("open", bar, [f"1m:{name}", f"5m:{name}"], 0.5),
-        ):
-            lengths, text, records = Packed(pa.array(names), rows).parts()
+        bar["ts"], bar["trade_count"], bar["frame"] = begin * 1_000_000, [count, 99], [1, 5]
+        prices = Packed(pa.array([name]), price).parts()
+        bars = Grouped(pa.array([name]), np.array([2]), bar).parts()
+        for kind, keys, parts, wait in (("price", "snr", prices, 0.25), ("open", "sncr", bars, 0.5)):
             stored = int((at[number] + wait) * 1000)
-            fields = {b"k": kind.encode(), b"s": lengths, b"n": text, b"r": records}
-            seen.take(b"%d-0" % stored, fields, at[number] + wait + 0.0625)
+            fields = {key.encode(): part for key, part in zip(keys, parts, strict=True)}
+            entry = {b"k": kind.encode(), **fields}
+            seen.take(b"%d-0" % stored, entry, at[number] + wait + 0.0625)
     lags = np.column_stack((at.astype(float), np.where(at < begin + 4, 9.0, 0.1875)))
     found = evaluate(sent, seen, lags, 1.0, 4.0, 4.0, 2, [], Idle(), 0.5)
     assert found.ticks == 4

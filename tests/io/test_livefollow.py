@@ -43,7 +43,7 @@ def test_each_write_is_told_as_it_was_taken(store):
     start = position(store)
     store.write_prices(prices(price("A", 1.0), price("B", 2.0)))
     store.write_prices(prices(price("A", 9.0), price("B", 3.0, T0 + 1)))
-    store.write_open([Flush(5, NOW, False, table(bar("A"), closed("A", "5m")))])
+    store.write_open([Flush(5, NOW, False, table(bar("A")))])
     store.write_closed(table(closed("B", ts=T0 + MINUTE), closed("B"), closed("A", revision=1)), NOW)
     told = soon(store, start)
     assert [update.kind for update in told] == [PRICES, PRICES, OPEN, CLOSED]
@@ -175,11 +175,9 @@ def test_a_snapshot_and_what_follows_it_are_the_store(server, steps, start_at):
         elif kind == "close":
             store.write_closed(table(closed(symbol, ts=ts, close=float(at))), NOW)
         else:
-            make = closed if kind == "end" else bar
             bucket = 1 if symbol == "A" else 2
-            store.write_open(
-                [Flush(bucket, NOW + at, kind == "whole", table(make(symbol, ts=ts, close=float(at))))]
-            )
+            bars = table() if kind == "end" else table(bar(symbol, ts=ts, close=float(at)))
+            store.write_open([Flush(bucket, NOW + at, kind != "open", bars)])
             if kind == "end":
                 store.write_closed(table(closed(symbol, ts=ts, close=float(at))), NOW)
     for update in soon(store, start, count=1_000):
@@ -188,11 +186,9 @@ def test_a_snapshot_and_what_follows_it_are_the_store(server, steps, start_at):
         elif update.kind == CLOSED:
             closes.update({(row[0], row[2]): row for row in rows(update.table)})
         elif update.kind == OPEN:
-            found = {row[:3]: row for row in rows(update.table)}
-            if update.whole:
-                owner = {1: "A", 2: "B"}[update.bucket]
-                opens = {name: row for name, row in opens.items() if name[0] != owner}
-            opens.update(found)
+            owner = {1: "A", 2: "B"}[update.bucket]
+            opens = {name: row for name, row in opens.items() if name[0] != owner}
+            opens.update({row[:3]: row for row in rows(update.table)})
     assert sorted(last.values()) == rows(store.last_prices())
     for name in "AB":
         assert [closes[key] for key in sorted(closes) if key[0] == name] == rows(

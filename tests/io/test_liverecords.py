@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from fibflow.io.liverecords import (
     BAR,
     PRICE,
+    Grouped,
     Packed,
+    frame_of,
+    group_bars,
+    list_names,
     pack_bars,
     pack_prices,
     seconds,
+    symbols_of,
     unpack_bars,
     unpack_prices,
 )
 from fibflow.tests.io.livestores import MINUTE, T0, bar, price, prices, rows, table
 from fibflow.transforms.schemas import BARS
+from fibflow.transforms.timeframe import Timeframe
 
 UNTIMED = settings(deadline=None)
 SYMBOLS = st.sampled_from(["A", "BRK.B", "X:BTCUSD", "Ünï", "O:SPY251219C00650000"])
@@ -73,22 +79,22 @@ def test_the_bytes_are_those_that_the_page_gives():
             "A", "1m", T0, 2.5, vwap=None, trade_count=None, sessions=3, revision=4, complete=True, final=True
         )
     )
-    *head, vwap, count, revision, sessions, flags, written = struct.unpack(
-        "<qq6dqiHBI", pack_bars(bars, 77).rows.tobytes()
+    *head, vwap, count, revision, sessions, flags, written, frame = struct.unpack(
+        "<qq6dqiHBIH", pack_bars(bars, 77).rows.tobytes()
     )
     assert head == [T0, T0 + MINUTE, 1.5, 9.25, 0.5, 2.5, 100.0]
     assert np.isnan(vwap)
-    assert (count, revision, sessions, flags, written) == (-1, 4, 3, 3, 77)
+    assert (count, revision, sessions, flags, written, frame) == (-1, 4, 3, 3, 77, 1)
     one = struct.unpack("<qqddB", pack_prices(prices(price("A", 2.5, T0, 9, "minute"))).rows.tobytes())
     assert one == (T0, 9, 2.5, 100.0, 2)
-    assert (BAR.itemsize, PRICE.itemsize) == (83, 33)
+    assert (BAR.itemsize, PRICE.itemsize) == (85, 33)
 
 
 def test_parts_are_cut_and_picked_with_their_names():
     packed = pack_bars(table(bar("A"), bar("BB"), bar("C", "5m")), 0)
-    assert packed.slice(1, 3).parts()[:2] == (struct.pack("<HH", 5, 4), b"1m:BB5m:C")
-    assert packed.take(np.array([2, 0])).parts()[1] == b"5m:C1m:A"
-    assert packed.take(np.array([False, True, False])).names.to_pylist() == ["1m:BB"]
+    assert packed.slice(1, 3).parts()[:2] == (struct.pack("<HH", 2, 1), b"BBC")
+    assert packed.take(np.array([2, 0])).parts()[1] == b"CA"
+    assert packed.take(np.array([False, True, False])).names.to_pylist() == ["BB"]
     assert packed.slice(0, 0).parts() == (b"", b"", b"")
 
 
@@ -112,3 +118,30 @@ def test_a_bar_of_several_chunks_and_of_plain_words_is_packed():
 
 def test_seconds_stay_within_their_field():
     assert [seconds(micros) for micros in (-1, 1_999_999, 2**62)] == [0, 1, 2**32 - 1]
+
+
+@UNTIMED
+@given(st.lists(BARS_OF_ANY_KIND, max_size=8))
+def test_bars_by_symbol_come_back_in_order(given):
+    bars = table(*given)
+    grouped = group_bars(bars, 5)
+    assert len(set(grouped.names.to_pylist())) == len(grouped.names)
+    back = rows(unpack_bars(Grouped.of_parts(*grouped.parts()).flat()), "symbol", "timeframe", "ts")
+    assert sorted(back) == sorted(rows(bars, "symbol", "timeframe", "ts"))
+    for symbol in set(bars["symbol"].to_pylist()):
+        own = [(frame_of(Timeframe.parse(frame)), ts) for name, frame, ts in back if name == symbol]
+        assert own == sorted(own)
+
+
+def test_groups_that_do_not_fit_together_are_refused():
+    sizes, names, counts, records = group_bars(table(bar("A"), bar("A", "5m")), 0).parts()
+    for wrong in (counts * 2, struct.pack("<H", 1)):
+        with pytest.raises(ValueError, match="do not fit"):
+            Grouped.of_parts(sizes, names, wrong, records)
+
+
+def test_names_of_lists_and_frames_say_what_they_are_of():
+    bars = table(bar("X:BTCUSD", "4h"), bar("A", "34d"))
+    assert list_names(bars).to_pylist() == ["4h:X:BTCUSD", "34d:A"]
+    assert symbols_of(list_names(bars)).to_pylist() == ["X:BTCUSD", "A"]
+    assert pack_bars(bars, 0).rows["frame"].tolist() == [240, 0x8000 + 34]

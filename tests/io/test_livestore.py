@@ -101,10 +101,11 @@ def test_more_prices_than_one_call_takes_are_all_written(store):
 # Open bars.
 
 
-def test_open_bars_that_changed_take_the_place_of_what_was_there(store):
-    store.write_open([flush(bar("A", close=1.0), bar("A", "5m", close=1.0))])
-    assert store.write_open([flush(bar("A", close=2.0), stamp=NOW + 1)]) == 1
+def test_open_bars_of_a_symbol_take_the_place_of_what_was_there(store):
+    store.write_open([flush(bar("A", close=1.0), bar("B", close=1.0), bucket=bucket_of("A"))])
+    assert store.write_open([flush(bar("A", close=2.0), bar("A", "5m"), stamp=NOW + 1)]) == 2
     assert open_closes(store) == [("1m", T0, 2.0), ("5m", T0, 1.0)]
+    assert store.connection.ask(lambda client: client.hlen(store.key("open", bucket_of("A")))) == 2
 
 
 def test_a_whole_flush_leaves_nothing_of_before_in_its_bucket_only(store):
@@ -134,33 +135,29 @@ def test_a_late_retry_of_an_older_flush_changes_nothing(store):
 
 
 def test_a_flush_may_be_written_twice(store):
-    twice = flush(bar("A", close=1.0), closed("A", "5m"))
+    twice = flush(bar("A", close=1.0))
     store.write_open([twice, twice])
     assert open_closes(store) == [("1m", T0, 1.0)]
 
 
-def test_a_bar_that_ended_is_no_longer_open_but_the_next_one_is(store):
-    store.write_open([flush(bar("A"), bar("A", "5m", T0 + 5 * MINUTE))])
-    store.write_open([flush(closed("A"), closed("A", "5m"), stamp=NOW + 1)])
-    assert open_closes(store) == [("5m", T0 + 5 * MINUTE, 1.0)]
-
-
 def test_several_windows_of_a_timeframe_are_open_at_once(store):
-    minutes = [T0, T0 + MINUTE, T0 + 2 * MINUTE]
-    for at, place in enumerate((1, 0, 2)):
-        store.write_open([flush(bar("A", ts=minutes[place]), stamp=NOW + at)])
-    store.write_open(
-        [flush(bar("A", ts=minutes[1], close=2.0), bar("A", ts=minutes[2], close=3.0), stamp=NOW + 4)]
-    )
-    assert open_closes(store) == [("1m", minutes[0], 1.0), ("1m", minutes[1], 2.0), ("1m", minutes[2], 3.0)]
-    assert rows(store.latest_bars("A", "1m", limit=2), "close") == [(2.0,), (3.0,)]
-    store.write_open([flush(closed("A", ts=minutes[1]), bar("A", ts=minutes[2], close=4.0), stamp=NOW + 5)])
-    assert open_closes(store) == [("1m", minutes[2], 4.0)]
+    minutes = [bar("A", ts=T0 + at * MINUTE, close=float(at)) for at in (2, 0, 1)]
+    store.write_open([flush(bar("A", "5m", close=9.0), *minutes)])
+    assert open_closes(store) == [
+        ("1m", T0, 0.0),
+        ("1m", T0 + MINUTE, 1.0),
+        ("1m", T0 + 2 * MINUTE, 2.0),
+        ("5m", T0, 9.0),
+    ]
+    assert rows(store.latest_bars("A", "1m", limit=2), "close") == [(1.0,), (2.0,)]
+    store.write_closed(table(closed("A", ts=T0 + MINUTE)), NOW)
+    assert rows(store.latest_bars("A", "1m"), "close") == [(1.0,), (2.0,)]
 
 
 def test_open_bars_are_found_by_symbol_and_timeframe(store):
     bars = [bar(symbol, timeframe) for symbol in ("A", "B:C", "Z") for timeframe in ("1m", "5m")]
-    store.write_open([flush(one, stamp=NOW + at) for at, one in enumerate(bars)])
+    for at in range(3):
+        store.write_open([flush(*bars[2 * at : 2 * at + 2], stamp=NOW + at)])
     every = [(row["symbol"], row["timeframe"]) for row in bars]
     asked = {
         (None, None): every,
@@ -387,10 +384,10 @@ def test_what_lies_there_can_be_read_without_us(store):
     store.write_closed(table(closed("A", close=3.5)), NOW)
     client = store.connection.ask(lambda client: client)
     assert struct.unpack("<qqddB", client.hget("{test}:last", "A")) == (T0, 3, 2.5, 100.0, 0)
-    now_open = struct.unpack("<qq6dqiHBI", client.hget("{test}:open:" + str(bucket_of("A")), "1m:A"))
+    now_open = struct.unpack("<qq6dqiHBIH", client.hget("{test}:open:" + str(bucket_of("A")), "A"))
     assert now_open[:6] == (T0, T0 + MINUTE, 1.5, 9.25, 0.5, 4.5)
     (last,) = client.lrange("{test}:closed:1m:A", -1, -1)
-    assert struct.unpack("<qq6dqiHBI", last)[5:] == (3.5, 100.0, 1.25, 7, 0, 1, 1, NOW // SECOND)
+    assert struct.unpack("<qq6dqiHBIH", last)[5:] == (3.5, 100.0, 1.25, 7, 0, 1, 1, NOW // SECOND, 1)
     assert client.hgetall("{test}:meta").keys() == {b"generation", b"layout", b"buckets"}
 
 
@@ -405,7 +402,7 @@ def test_a_store_of_another_job_is_refused(store):
     store.write_prices(prices(price("A")))
     other = LiveStore(store.url, "test", buckets=16, patience=NO_PATIENCE)
     for use in (other.status, other.marker, lambda: other.write_prices(prices(price("A")))):
-        with pytest.raises(LiveStoreError, match=r"layout 1 and 256 buckets.*another prefix"):
+        with pytest.raises(LiveStoreError, match=r"layout 2 and 256 buckets.*another prefix"):
             use()
 
 

@@ -139,8 +139,8 @@ class Bucket:
         if told is None:
             return None
         whole, bars = told[0], dicts(told[1])
-        if whole:
-            self.seen.clear()
+        told_of = {bar["symbol"] for bar in bars}
+        self.seen = {name: bar for name, bar in self.seen.items() if not whole and name[0] not in told_of}
         self.seen.update((key(bar), bar) for bar in bars)
         assert len(bars) == len({key(bar) for bar in bars})
         return whole, bars

@@ -176,11 +176,11 @@ def test_a_timer_that_comes_late_closes_and_ends_at_once():
     assert states(own.rows("bars")) == [("1m", 10.0, True, True, 0)]
 
 
-def test_only_bars_that_changed_go_out():
+def test_only_bars_of_symbols_that_changed_go_out():
     own = bucket("1m,5m")
-    own.add([trade("A", OPEN, 1, 10.0), trade("B", OPEN, 1, 20.0)])
+    own.add([trade(name, OPEN, 1, 10.0) for name in "ABC"])
     own.look()
-    assert len(own.seen) == 4
+    assert len(own.seen) == 6
     assert own.look() is None
     own.add([trade("B", OPEN + MINUTE, 2, 21.0), trade("A", OPEN + 6 * MINUTE, 2, 11.0)])
     told = own.look()
@@ -188,8 +188,11 @@ def test_only_bars_that_changed_go_out():
     whole, changed = told
     assert not whole
     assert sorted(key(bar) for bar in changed) == [
+        ("A", "1m", OPEN),
         ("A", "1m", OPEN + 6 * MINUTE),
+        ("A", "5m", OPEN),
         ("A", "5m", OPEN + 5 * MINUTE),
+        ("B", "1m", OPEN),
         ("B", "1m", OPEN + MINUTE),
         ("B", "5m", OPEN),
     ]
