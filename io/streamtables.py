@@ -9,6 +9,7 @@ from fibflow.io import tables
 from fibflow.io.datafiles import DataFile
 from fibflow.io.lake import ConflictError, Lake, LakeTable
 from fibflow.io.storage import LakeError
+from fibflow.io.takeback import refuse_older
 
 #: A table's property that says which job writes it.
 STREAM = "fibflow.stream"
@@ -67,17 +68,19 @@ def next_start(lake: Lake) -> int:
     return 1 if last is None else last.start + 1
 
 
-def check_start(lake: Lake, job: StreamJob, has_state: bool) -> None:
+def check_start(lake: Lake, job: StreamJob, written: int | None) -> None:
     """Raise where a job cannot start on a lake: what its first commits would find, said before it starts.
 
     Args:
         lake: where.
         job: who.
-        has_state: it starts from a savepoint or a checkpoint.
+        written: when the savepoint or checkpoint was written that it starts from, UTC microseconds; None
+            where it starts without.
 
     Raises:
         ConflictError: another job, or a later start of this one, writes the tables.
-        LakeError: it has no state, and an earlier start of it has written bars.
+        LakeError: it has no state, and an earlier start of it has written bars; or a state that is older than
+            what was compacted.
     """
     for spec in STREAM_TABLES:
         table = lake.table(spec)
@@ -86,8 +89,10 @@ def check_start(lake: Lake, job: StreamJob, has_state: bool) -> None:
             continue
         check_writer(table, job, found)
         stored = table.app_version(job.app_id(spec.name)) or 0
-        if stored and not has_state:
+        if stored and written is None:
             check_state(table, job, found, job.start, stored)
+        elif stored and written is not None and spec.name not in KEPT:
+            refuse_older(table, job.app_id(spec.name), written)
 
 
 def check_writer(table: LakeTable, job: StreamJob, found: StreamJob) -> None:

@@ -103,6 +103,32 @@ def since(table: LakeTable, app_id: str, number: int, head: int, whole: bool = T
     return result
 
 
+def refuse_older(table: LakeTable, app_id: str, written: int) -> None:
+    """Raise LakeError where compaction has merged commits that came after a savepoint was written.
+
+    What the first commit after a restore would find, said before the job starts.
+
+    Args:
+        table: the table.
+        app_id: the application.
+        written: when the savepoint was, UTC microseconds.
+    """
+    merger: Entry | None = None
+    for entry in table.log.backwards(table.log.head()):
+        if entry.info.get("timestamp", 0) * 1000 <= written:
+            return
+        through = entry.info.get(COMPACTED, {}).get(app_id)
+        if merger is None and through:
+            merger, most = entry, through
+        number = number_of(entry, app_id)
+        if merger is not None and number is not None and number <= most:
+            raise LakeError(
+                f"{table.spec.name} at {table.storage.uri} was compacted through commit {most} of {app_id}, "
+                f"and this savepoint is older than commit {number}: start from a savepoint taken after "
+                f"{merger.info.get(COMPACTED_UNTIL)}"
+            )
+
+
 def _describe(files: dict[str, DataFile], entries: Iterator[Entry]) -> None:
     """Put what the commits that brought the files said of them in the place of what removed them said."""
     wanted = set(files)

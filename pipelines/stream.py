@@ -130,14 +130,18 @@ def run(argv: Sequence[str] | None = None) -> int:
         checkpoint_ms=int(args.checkpoint_every * 1000),
         savepoint=args.savepoint,
     )
-    place.check(cli.aws_of(args, args.savepoint))
-    job = live_job(args)
+    kept = place.check(cli.aws_of(args, args.savepoint))
+    job = live_job(args, None if kept is None else kept.written)
     place.reach()
     return submit(job, place, given, flags, args.detach)
 
 
-def live_job(args: argparse.Namespace) -> LiveJob:
+def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
     """Return the job that a command line asks for, with its stream's shards as they are now.
+
+    Args:
+        args: the command line.
+        written: when the savepoint was that the job starts from, UTC microseconds; None without one.
 
     Raises:
         UsageError, KinesisError, AwsError, LakeError, LiveStoreError, CalendarError: it cannot be.
@@ -156,7 +160,7 @@ def live_job(args: argparse.Namespace) -> LiveJob:
     calendar = load_calendar(args.calendar, datetime.now(UTC).year + 2)
     lake = cli.lake_of(args)
     job = StreamJob(args.job, next_start(lake), cli.new_run_id(), args.replaces)
-    check_start(lake, job, has_state=args.savepoint is not None)
+    check_start(lake, job, written)
     store = None
     if args.redis:
         store = LiveStore(args.redis, buckets=args.buckets)

@@ -46,8 +46,8 @@ class Place:
     checkpoint_ms: int
     savepoint: str | None = None
 
-    def check(self, aws: AwsConfig | None = None) -> None:
-        """Look whether the arguments belong together and the savepoint is there.
+    def check(self, aws: AwsConfig | None = None) -> savepoints.Kept | None:
+        """Look whether the arguments belong together, and return the savepoint where one is named.
 
         Raises:
             UsageError: an argument is missing, or means nothing to the runner.
@@ -61,8 +61,7 @@ class Place:
                     )
         elif self.flink_master or self.worker_pool or self.savepoint:
             raise UsageError("runner flink-local takes no --flink-master, --worker-pool or --savepoint")
-        if self.savepoint is not None:
-            savepoints.check(self.savepoint, aws)
+        return None if self.savepoint is None else savepoints.check(self.savepoint, aws)
 
     def reach(self) -> None:
         """Look whether the cluster answers.

@@ -282,7 +282,7 @@ def test_a_later_start_of_the_job_fences_the_earlier_one_at_once(lake):
     with pytest.raises(ConflictError, match="a later start of the job live"):
         twin.commit()
     with pytest.raises(ConflictError, match="a later start"):
-        check_start(lake, JOB, has_state=True)
+        check_start(lake, JOB, written=0)
 
 
 def test_another_job_is_refused_until_it_is_told_to_replace_the_first(lake):
@@ -297,9 +297,9 @@ def test_another_job_is_refused_until_it_is_told_to_replace_the_first(lake):
         "stop it and let other replace it, or use another lake"
     )
     with pytest.raises(ConflictError, match="written by the job live"):
-        check_start(lake, other, has_state=False)
+        check_start(lake, other, written=None)
     heir = replace(other, replaces="live", start=next_start(lake))
-    check_start(lake, heir, has_state=False)
+    check_start(lake, heir, written=None)
     again = Run(lake, LIVE, heir, tag=2)
     again.write(1)
     assert again.commit() == 1
@@ -317,8 +317,8 @@ def test_a_start_without_a_state_does_not_take_back_what_earlier_starts_wrote(la
     with pytest.raises(LakeError, match="holds 1 commits of live, and this start has no state that knows"):
         fresh.commit()
     with pytest.raises(LakeError, match="has no state that knows"):
-        check_start(lake, later, has_state=False)
-    check_start(lake, later, has_state=True)
+        check_start(lake, later, written=None)
+    check_start(lake, later, written=0)
     assert stored(lake, LIVE) == sorted(run.state.made)
     # A savepoint from before the first commit is a state, and so is a crash before the first checkpoint.
     for began, job in ((1, later), (2, later)):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fibflow.io import tables
 from fibflow.io.lake import ConflictError, Lake, LakeError
 from fibflow.io.maintenance import compact, vacuum
-from fibflow.io.streamtables import STREAM_TABLES
+from fibflow.io.streamtables import STREAM_TABLES, check_start
 from fibflow.tests.io.streams import JOB, Clock, Run, State, expire, log, read, restarted, started, stored
 
 TICKS, LIVE, LATE, DEAD = (spec.name for spec in STREAM_TABLES)
@@ -66,6 +66,29 @@ def test_a_savepoint_older_than_what_was_compacted_is_refused(lake):
     run.write(1)
     run.commit()
     assert stored(lake, LIVE) == sorted(run.state.made)
+
+
+def test_a_savepoint_older_than_what_was_compacted_is_refused_before_the_job_starts(lake):
+    run = started(lake, commits=2)
+    kept, written = run.state, micros(lake.clock())
+    run.write(2)
+    run.commit()
+    later = replace(JOB, start=2, run="run2")
+    check_start(lake, later, written)
+    table = lake.table(tables.LIVE)
+    compact(table, 1_000, "c", keep_apart=NEVER_APART)
+    with pytest.raises(
+        LakeError, match=r"compacted through commit 3 .*savepoint is older than commit 3: start"
+    ):
+        check_start(lake, later, written)
+    check_start(lake, later, micros(lake.clock()))
+    # The commit itself says no less.
+    with pytest.raises(LakeError, match="compacted through commit 3"):
+        restarted(run, kept).commit()
+
+
+def micros(instant):
+    return round(instant.timestamp() * 1_000_000)
 
 
 def test_files_that_wait_in_the_state_may_have_been_compacted(lake):

@@ -143,8 +143,9 @@ class Started:
         self.folder = folder
         folder.mkdir()
         line = ["-m", "fibflow.pipelines.livedemo", "--lake", str(lake), "--seconds", "4", "--trades", "300"]
+        # A shell that starts the tests in the background has them ignore interrupts, and all that they start.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", *line],
+            ["env", "--default-signal=INT", sys.executable, "-P", *line],
             cwd=ROOT,
             env={**os.environ, **variables, "TMPDIR": str(folder)},
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ For minute rows as they come; for trades while servers are killed, shards split 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from fibflow.transforms.timeframe import MINUTE_US
 
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.
 HALF_DAY_AND_DST = ("2024-03-28", "2024-04-02")
+#: The market at its full size has 5,350: FIBFLOW_SYMBOLS=5350.
+SYMBOLS = int(os.environ.get("FIBFLOW_SYMBOLS", "200"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def kinesis() -> Iterator[str]:
 
 
 def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: Path) -> None:
-    market = Market.of("minutes", HALF_DAY_AND_DST, calendar="XSTO")
+    market = Market.of("minutes", HALF_DAY_AND_DST, SYMBOLS, "XSTO")
     run = LiveRun(stack, tmp_path, market, "ticks-minutes", "minutes")
     run.create_stream()
     run.submit()
@@ -55,7 +58,7 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
 def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(
     stack: Stack, kinesis: str, tmp_path: Path
 ) -> None:
-    market = Market.of("trades", HALF_DAY_AND_DST, calendar="XSTO", seed=11)
+    market = Market.of("trades", HALF_DAY_AND_DST, SYMBOLS, "XSTO", seed=11)
     run = LiveRun(stack, tmp_path, market, "ticks-faults", "trades", kinesis=kinesis)
     run.create_stream()
     first = run.submit()
