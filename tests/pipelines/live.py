@@ -43,7 +43,9 @@ DISORDER = tape.Disorder(
 BUCKETS = 8
 LATENESS_US = 15 * MINUTE_US
 DAY_US = 1440 * MINUTE_US
-_WITHIN_S = 240.0
+#: The market at its full size has 5,350: FIBFLOW_SYMBOLS=5350.
+SYMBOLS = int(os.environ.get("FIBFLOW_SYMBOLS", "200"))
+_WITHIN_S = max(240.0, SYMBOLS / 4)
 
 
 @dataclass

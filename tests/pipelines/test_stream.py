@@ -5,7 +5,6 @@ For minute rows as they come; for trades while servers are killed, shards split 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +12,11 @@ import pytest
 
 from fibflow.runners.services.stack import Stack
 from fibflow.tests.io.kinesis.server import serving
-from fibflow.tests.pipelines.live import LATENESS_US, LiveRun, Market, Segment, compare, wait_until
+from fibflow.tests.pipelines.live import LATENESS_US, SYMBOLS, LiveRun, Market, Segment, compare, wait_until
 from fibflow.transforms.timeframe import MINUTE_US
 
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.
 HALF_DAY_AND_DST = ("2024-03-28", "2024-04-02")
-#: The market at its full size has 5,350: FIBFLOW_SYMBOLS=5350.
-SYMBOLS = int(os.environ.get("FIBFLOW_SYMBOLS", "200"))
 
 
 @pytest.fixture(scope="module")
