@@ -42,8 +42,8 @@ from fibflow.transforms.timeframe import Timeframe
 
 #: How many closed bars of a (symbol, timeframe) are kept.
 KEEP = 500
-#: About how many entries of ``push`` are kept.
-BACKLOG = 2_000
+#: About how many bytes of ``push`` are kept.
+BACKLOG = 128 << 20
 
 # A call of a script holds Redis up for some milliseconds at most.
 _ROWS_A_CALL = 2_000
@@ -80,7 +80,7 @@ class LiveStore:
         prefix: begins every key, so that several stores can share a server.
         buckets: of symbols; the job's.
         keep: how many closed bars of a (symbol, timeframe), up to 65,535.
-        backlog: about how many entries ``push`` keeps.
+        backlog: about how many bytes of entries ``push`` keeps, but 16 entries at least and 10,000 at most.
         timeout_s: of one answer.
         patience: how long a call waits for Redis to come back.
 

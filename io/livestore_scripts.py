@@ -1,7 +1,7 @@
 """The Lua scripts of the live store: each write is one step inside Redis, and decides there what is newer.
 
 All scripts take the keys of ``meta`` and ``push`` first, and as first arguments the layout, the number of
-buckets and the backlog of ``push``. They answer with the generation of the store, and how much was taken. Lua
+buckets and the bytes of ``push``. They answer with the generation of the store, and how much was taken. Lua
 here is 5.1: numbers are doubles, exact to 2**53, so that microseconds are read as one number and sequence
 numbers as two halves. What ``docs/live-store.md`` says of the bytes is repeated here as offsets.
 """
@@ -40,8 +40,12 @@ local function words(sizes, text)
   return made
 end
 
+-- As many entries as this one's size lets into the backlog: the large ones are those that fill it.
 local function push(...)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', ...)
+  local size = 0
+  for _, value in ipairs({...}) do size = size + #value end
+  local most = math.min(10000, math.max(16, math.floor(ARGV[3] / (size + 100))))
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', most, '*', ...)
 end
 
 local function in_parts(list, most, use)

@@ -107,6 +107,20 @@ def test_a_reader_that_fell_behind_reads_the_store_anew(server):
     assert soon(store, told.position) == []
 
 
+def test_what_is_kept_for_readers_is_bounded_by_bytes(server):
+    store = fresh(server, backlog=1_000_000)
+    for tick in range(60):
+        store.write_prices(prices(*(price(f"S{i}", ts=T0 + tick) for i in range(1_000))))
+        store.write_closed(table(closed("A", ts=T0 + tick * MINUTE)), NOW)
+    used = store.connection.ask(lambda client: client.memory_usage(store.key("push"), 0))
+    assert used is not None
+    assert used < 2_000_000
+    small = fresh(server, backlog=1_000_000)
+    for tick in range(300):
+        small.write_closed(table(closed("A", ts=T0 + tick * MINUTE)), NOW)
+    assert small.connection.ask(lambda client: client.xlen(small.key("push"))) == 301
+
+
 def test_an_emptied_store_is_read_anew(store):
     store.write_prices(prices(price("A")))
     before = position(store)
