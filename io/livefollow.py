@@ -103,14 +103,21 @@ def decode(entry: str, fields: dict[bytes, bytes], generation: str) -> Update:
     """Return an entry of ``push`` as read by any client, an asynchronous one for instance."""
     kind = fields[b"k"].decode()
     here = Position(generation, entry)
-    sizes, names, records = fields[b"s"], fields[b"n"], fields[b"r"]
+    packed = packed_of(kind, fields)
     if kind == PRICES:
-        return Update(kind, unpack_prices(Packed.of_parts(sizes, names, records, PRICE)), here)
+        return Update(kind, unpack_prices(packed), here)
     if kind == CLOSED:
-        packed = Packed.of_parts(sizes, names, records, BAR)
-        return Update(kind, unpack_bars(Packed(symbols_of(packed.names), packed.rows)), here)
-    grouped = Grouped.of_parts(sizes, names, fields[b"c"], records)
-    return Update(kind, unpack_bars(grouped.flat()), here, int(fields[b"b"]), fields[b"w"] == b"1")
+        return Update(kind, unpack_bars(packed), here)
+    return Update(kind, unpack_bars(packed), here, int(fields[b"b"]), fields[b"w"] == b"1")
+
+
+def packed_of(kind: str, fields: dict[bytes, bytes]) -> Packed:
+    """Return the records of an entry with their symbols; ``kind`` is PRICES, OPEN or CLOSED."""
+    sizes, names, records = fields[b"s"], fields[b"n"], fields[b"r"]
+    if kind == OPEN:
+        return Grouped.of_parts(sizes, names, fields[b"c"], records).flat()
+    packed = Packed.of_parts(sizes, names, records, PRICE if kind == PRICES else BAR)
+    return packed if kind == PRICES else Packed(symbols_of(packed.names), packed.rows)
 
 
 def _edges(store: LiveStore) -> tuple[str, str, str]:

@@ -211,10 +211,9 @@ def _records(bars: pa.Table, written: int) -> npt.NDArray[Any]:
     return rows
 
 
-def list_names(bars: pa.Table) -> Any:
+def list_names(timeframes: pa.ChunkedArray, symbols: Any) -> Any:
     """Return what each bar's list of closed bars goes by, ``timeframe:symbol``; no timeframe has a colon."""
-    timeframe, symbol = (_plain(bars[name]) for name in ("timeframe", "symbol"))
-    return pc.binary_join_element_wise(timeframe, symbol, ":")
+    return pc.binary_join_element_wise(_plain(timeframes), symbols, ":")
 
 
 def symbols_of(names: Any) -> Any:

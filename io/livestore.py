@@ -6,7 +6,7 @@ leaves what the job's own order would leave; ``docs/live-store.md`` says how, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -155,8 +155,8 @@ class LiveStore:
             written: when, UTC microseconds; 0 loses to any bar that a stream wrote.
             push: whether readers of ``push`` learn of them.
         """
-        packed = Packed(list_names(bars), pack_bars(bars, seconds(written)).rows)
-        packed, starts = _by_list(packed, self.keep)
+        packed = pack_bars(bars, seconds(written))
+        packed, starts = _by_list(Packed(list_names(bars["timeframe"], packed.names), packed.rows), self.keep)
         return self._write(scripts.WRITE_CLOSED, self._closed_calls(packed, starts, push))
 
     def _closed_calls(self, packed: Packed, starts: npt.NDArray[np.int64], push: bool) -> Iterator[Call]:
@@ -236,15 +236,11 @@ class LiveStore:
 
         A (symbol, timeframe) has two while trades of a window come before the one before it has ended.
         """
-        asked: dict[str, list[str] | None] = {}
-        if symbols is None:
-            asked = {self.key("open", bucket): None for bucket in range(self.buckets)}
-        else:
-            for symbol in symbols:
-                names = asked.setdefault(self.key("open", bucket_of(symbol, self.buckets)), [])
-                assert names is not None
-                names.append(symbol)
-        bars = unpack_bars(_packed(self._hashes(asked), BAR))
+        named: dict[str, list[str]] = {}
+        for symbol in symbols or ():
+            named.setdefault(self.key("open", bucket_of(symbol, self.buckets)), []).append(symbol)
+        every = dict.fromkeys(self.key("open", bucket) for bucket in range(self.buckets))
+        bars = unpack_bars(_packed(self._hashes(every if symbols is None else named), BAR))
         if timeframes is not None:
             wanted = pa.array(list(timeframes), pa.string())
             bars = bars.filter(pc.is_in(bars["timeframe"], value_set=wanted))
@@ -278,7 +274,7 @@ class LiveStore:
             rows = np.concatenate((rows, now_open[own & later]))[-limit:]
         return unpack_bars(Packed(pa.array([symbol] * len(rows), pa.string()), rows))
 
-    def _hashes(self, asked: dict[str, list[str] | None]) -> _Named:
+    def _hashes(self, asked: Mapping[str, list[str] | None]) -> _Named:
         """Return the named fields of hashes, or all where there are no names, in one round trip."""
         asked = {key: names for key, names in asked.items() if names is None or names}
 

@@ -89,9 +89,11 @@ def check_start(lake: Lake, job: StreamJob, written: int | None) -> None:
             continue
         check_writer(table, job, found)
         stored = table.app_version(job.app_id(spec.name)) or 0
-        if stored and written is None:
+        if not stored:
+            continue
+        if written is None:
             check_state(table, job, found, job.start, stored)
-        elif stored and written is not None and spec.name not in KEPT:
+        elif spec.name not in KEPT:
             refuse_older(table, job.app_id(spec.name), written)
 
 

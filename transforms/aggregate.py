@@ -105,8 +105,8 @@ class AggregateBars(beam.PTransform):
     higher ``revision`` whenever it changes after, and ``final`` when nothing can change it any more;
     ``open``, the fields of ``openbars.Flush`` with bars of windows that have not ended, at the pace that is
     asked for; ``late``, tables of LATE with the rows that came after their minute's horizon; and
-    ``dead_letters``. ``docs/streaming.md`` states the policy. What is
-    kept by the greatest (revision, final) is what bounded input without the ``late`` rows gives.
+    ``dead_letters``. ``docs/streaming.md`` states the policy. What is kept by the greatest (revision, final)
+    is what bounded input without the ``late`` rows gives.
 
     Attributes:
         spec: what to make; ``docs/data-model.md`` says what the fields mean.

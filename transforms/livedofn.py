@@ -136,6 +136,10 @@ class _Memos:
         """Keep a memo for the bucket's next call."""
         self._idle[bucket] = memo
 
+    def clear(self) -> None:
+        """Keep none of them."""
+        self._idle.clear()
+
 
 class _Clocks(NamedTuple):
     """When a bucket's open bars go out; instants in UTC microseconds.
@@ -194,6 +198,8 @@ class LiveBarsFn(beam.DoFn):
         """Make what all buckets share."""
         self._plan = Plan(self._spec, self._policy, tells_open=self._pace is not None)
         self._memos = self._shared.acquire(_Memos)
+        # Beam makes a new instance after a bundle that failed: what it let out may not have been written.
+        self._memos.clear()
         if self._pace is not None and self._pace.marker is not None:
             self._pace.marker.open()
 

@@ -29,7 +29,7 @@ from fibflow.benchmarks.streaming.cluster import (
 from fibflow.benchmarks.streaming.meters import read_lags, read_notes
 from fibflow.benchmarks.streaming.pacer import name_of
 from fibflow.io import livefollow
-from fibflow.io.liverecords import BAR, PRICE, Grouped, Packed, frame_of, symbols_of
+from fibflow.io.liverecords import frame_of
 from fibflow.pipelines.replay import make_ready
 from fibflow.transforms.calendar import load_calendar
 from fibflow.transforms.timeframe import INTRADAY
@@ -93,16 +93,10 @@ class Seen:
         if kind not in (livefollow.PRICES, livefollow.OPEN, livefollow.CLOSED):
             return  # the store's first entry
         stored = int(entry.split(b"-")[0]) / 1000
-        sizes, names, records = fields[b"s"], fields[b"n"], fields[b"r"]
+        packed = livefollow.packed_of(kind, fields)
         if kind == livefollow.PRICES:
-            packed = Packed.of_parts(sizes, names, records, PRICE)
             self.prices.append((now, stored, packed.names, packed.rows["ts"]))
             return
-        if kind == livefollow.OPEN:
-            packed = Grouped.of_parts(sizes, names, fields[b"c"], records).flat()
-        else:
-            packed = Packed.of_parts(sizes, names, records, BAR)
-            packed = Packed(symbols_of(packed.names), packed.rows)
         bars = packed.take(packed.rows["frame"] == _PROBE)
         counts = bars.rows["trade_count"].copy()
         self.bars.append((now, stored, bars.names, bars.rows["ts"].copy(), counts))

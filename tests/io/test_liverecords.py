@@ -142,6 +142,7 @@ def test_groups_that_do_not_fit_together_are_refused():
 
 def test_names_of_lists_and_frames_say_what_they_are_of():
     bars = table(bar("X:BTCUSD", "4h"), bar("A", "34d"))
-    assert list_names(bars).to_pylist() == ["4h:X:BTCUSD", "34d:A"]
-    assert symbols_of(list_names(bars)).to_pylist() == ["X:BTCUSD", "A"]
+    names = list_names(bars["timeframe"], pack_bars(bars, 0).names)
+    assert names.to_pylist() == ["4h:X:BTCUSD", "34d:A"]
+    assert symbols_of(names).to_pylist() == ["X:BTCUSD", "A"]
     assert pack_bars(bars, 0).rows["frame"].tolist() == [240, 0x8000 + 34]

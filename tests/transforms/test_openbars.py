@@ -259,11 +259,22 @@ def test_a_new_worker_sends_all_once():
 
 def test_instances_of_one_worker_share_what_was_told():
     paced = Paced()
+    other = copy(paced.fn)
+    other.setup()
     paced.come("A", 1.0)
-    paced.fn = copy(paced.fn)
-    paced.fn.setup()
+    paced.fn = other
     paced.now += 1
     assert [flush.whole for flush in paced.come("A", 2.0)] == [False]
+
+
+def test_an_instance_after_a_bundle_that_failed_sends_all():
+    paced = Paced()
+    paced.come("A", 1.0)
+    paced.come("B", 1.0)
+    paced.fn = copy(paced.fn)
+    paced.fn.setup()
+    (whole,) = paced.wait(1)
+    assert (whole.whole, [row[0] for row in closes(whole)]) == (True, ["A", "B"])
 
 
 def test_a_quiet_bucket_sends_all_when_the_marker_changes():
