@@ -24,7 +24,7 @@ from typing import Any
 
 from fibflow.benchmarks.streaming import catchup, flatness, kernel, latency, report
 from fibflow.benchmarks.streaming.cluster import BenchCluster, BenchmarkError
-from fibflow.benchmarks.streaming.report import PARTS, STAGES
+from fibflow.benchmarks.streaming.report import PARTS, STAGES, WITH, WITHOUT
 from fibflow.benchmarks.streaming.tapes import SESSIONS, Stream, end_of, saved_tape
 from fibflow.io.flinkrest import FlinkError
 from fibflow.io.kinesis.errors import KinesisError
@@ -184,6 +184,25 @@ class Bench:
             runs.append({**run, "name": words})
             self.keep("growth", runs)
 
+    def fibonacci(self, cluster: BenchCluster) -> None:
+        """Run the whole graph without Fibonacci timeframes and with them, catching up and live, in turns."""
+        sizes = self.sizes
+        saved = self.tape_of(sizes.symbols, sizes.ticks, minutes=sizes.minutes)
+        expected = self.expected(saved, sizes.symbols, sizes.ticks, sizes.minutes)
+        runs, lives = [], []
+        for number in range(self.args.rounds):
+            for with_it in (False, True) if number % 2 == 0 else (True, False):
+                name = WITH if with_it else WITHOUT
+                run = self.catch_up(cluster, "redis", saved, expected, with_history=with_it)
+                runs.append({**run, "name": name})
+                live = latency.run(
+                    cluster, sizes.rate, sizes.live_s, sizes.warm_s, sizes.symbols, self.args.shards, with_it
+                )
+                print(f"latency, {name}: last price {live.prices}, bars {live.bars}", flush=True)
+                lives.append({**live.plain(), "name": name})
+        runs.sort(key=lambda run: (WITHOUT, WITH).index(run["name"]))
+        self.keep("fibonacci", runs, lives=lives)
+
     def catch_up(
         self,
         cluster: BenchCluster,
@@ -191,10 +210,14 @@ class Bench:
         saved: tape.SavedTape,
         expected: dict[str, int],
         parallelism: int | None = None,
+        with_history: bool = False,
     ) -> dict[str, Any]:
         """Run a stage once, and say what came of it."""
         shape = catchup.shape_of(stage, "ticks", self.calendar, parallelism or self.args.parallelism)
         bars = kernel.bars_of(expected, tuple(shape.timeframes))
+        if with_history:
+            shape, more = catchup.with_fibonacci(shape, saved, SESSIONS[0])
+            bars += more
         cluster.fresh_kinesis()
         stream = Stream(cluster.client, shape.stream, self.args.shards)
         found = catchup.run(cluster, stage, shape, stream, saved, bars, self.end)
@@ -262,6 +285,8 @@ def run(args: argparse.Namespace) -> Bench:
                 bench.growth(cluster)
             if "latency" in parts:
                 bench.latency(cluster)
+            if "fibonacci" in parts:
+                bench.fibonacci(cluster)
             if "checkpoints" in parts:
                 bench.checkpoints(cluster)
     return bench
@@ -285,7 +310,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PART",
         help=f"some of {', '.join(PARTS)}, or stages: {', '.join(STAGES)}",
     )
-    parser.add_argument("--rounds", type=int, default=1, help="of the stages (default 1)")
+    parser.add_argument("--rounds", type=int, default=1, help="of the stages, and of fibonacci (default 1)")
     parser.add_argument("--symbols", type=int, help="of the tapes (default 5,350)")
     parser.add_argument("--ticks", type=int, help="that wait in the stream (default 4,000,000)")
     parser.add_argument(

@@ -65,12 +65,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--symbols", metavar="A,B,...", help="only these")
     made.add_argument(
-        "--start", type=_date, metavar="DATE", help="only windows that begin on this date or later"
+        "--start", type=cli.date_of, metavar="DATE", help="only windows that begin on this date or later"
     )
-    made.add_argument("--end", type=_date, metavar="DATE", help="only windows that begin before this date")
+    made.add_argument(
+        "--end", type=cli.date_of, metavar="DATE", help="only windows that begin before this date"
+    )
     made.add_argument(
         "--as-of",
-        type=_date,
+        type=cli.date_of,
         metavar="DATE",
         help="use sessions up to this one (default: the input's newest)",
     )
@@ -88,13 +90,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
     add_runner_arguments(made)
     return made
-
-
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date: write YYYY-MM-DD") from None
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from fibflow.io import coverage
 from fibflow.io.lake import LakeTable
-from fibflow.io.snapshot import ReadStats, Snapshot, read_files
+from fibflow.io.landed import landed_rows
+from fibflow.io.snapshot import ReadStats, Snapshot
 from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
 from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.timeframe import Anchor, Timeframe
@@ -85,23 +85,10 @@ def changed_rows(
     Raises:
         LakeError: where the log no longer holds those versions.
     """
-    landed: set[int] = set()
-    for entry in bronze.history():
-        version = entry["version"]
-        if version <= since or version > snapshot.version:
-            continue
-        if entry.get("fibflow.full"):
-            return None
-        numbers = entry.get("fibflow.landed")
-        if numbers is None and entry.get("operation") not in ("OPTIMIZE",):
-            return None
-        landed.update(json.loads(numbers) if isinstance(numbers, str) else numbers or [])
-    added, _ = bronze.changes(since, snapshot.version)
-    if not added or not landed:
-        return Changed({}, [], ReadStats())
-    columns = ["symbol", str(bronze.spec.time_column), "landed"]
-    rows, cost = read_files(bronze.storage, bronze.spec, added, columns, dictionary=["symbol"])
-    rows = rows.filter(pc.is_in(rows["landed"], value_set=pa.array(sorted(landed), pa.int32())))
+    found = landed_rows(bronze, since, snapshot.version, ["symbol", str(bronze.spec.time_column)])
+    if found is None:
+        return None
+    rows, cost = found
     return _changed(rows, calendar, cost)
 
 
@@ -174,19 +161,29 @@ def groups_of(
     return groups, cost
 
 
-def minute_groups(changed: Changed, tip: int | None) -> list[Group]:
+def minute_groups(changed: Changed, tip: int | None, of_ticks: frozenset[int] = frozenset()) -> list[Group]:
     """Return a group for each stretch of changed sessions, and one for all from ``tip`` on, as ``groups_of``.
 
-    Intraday windows lie within a session.
+    Intraday windows lie within a session. Where there are sessions whose bars were made of ticks, those stay
+    that did not change; a session that did is made anew as a whole.
+
+    Args:
+        changed: with all sessions from ``tip`` on that hold rows, where ``of_ticks`` holds any.
+        tip: as for ``groups_of``.
+        of_ticks: positions of sessions whose bars were made of ticks.
     """
     few = frozenset(changed.first) if len(changed.first) <= MOST_SINGLE else None
-    positions = np.array([p for p in changed.positions if tip is None or p < tip], np.int64)
+    if of_ticks:
+        whole = [p for p in changed.positions if p in of_ticks or (tip is not None and p >= tip)]
+        rest = sorted({*changed.positions} - {*whole})
+        return [*_stretches(whole, None), *_stretches(rest, few)]
     groups = [] if tip is None else [Group(changed=tip, read_from=tip)]
-    for stretch in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
-        if len(stretch):
-            first, last = int(stretch[0]), int(stretch[-1])
-            groups.append(Group(changed=first, read_from=first, until=last + 1, symbols=few))
-    return groups
+    return [*groups, *_stretches([p for p in changed.positions if tip is None or p < tip], few)]
+
+
+def _stretches(positions: list[int], symbols: frozenset[str] | None) -> list[Group]:
+    found = coverage.runs(frozenset(positions))
+    return [Group(changed=a, read_from=a, until=b + 1, symbols=symbols) for a, b in found]
 
 
 def _first_sessions(

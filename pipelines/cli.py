@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with the code for bad usage."""
         self.exit(USAGE, f"{self.prog}: {message} (see --help)\n")
+
+
+def date_of(text: str) -> date:
+    """Read a date, for ``argparse``."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date: write YYYY-MM-DD") from None
 
 
 def add_lake_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from fibflow.io import lastprices, livesinks, tables
 from fibflow.io.aws import AwsConfig
+from fibflow.io.history import HistoryStart, TailHistory
 from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.positions import Lane
 from fibflow.io.kinesis.source import ReadFromKinesis, SourceOptions
@@ -47,6 +48,7 @@ class LiveJob:
         job: who writes the lake's tables.
         store: None to leave the live store out.
         properties: by table, what it has to say of itself.
+        history: what official history is when the job starts; for timeframes of several sessions only.
         writers: how many file writers a table has.
         limits: by table, when rows become a file.
         commit_s: from one commit of a table to the next, seconds.
@@ -62,6 +64,7 @@ class LiveJob:
     job: StreamJob | None = None
     store: LiveStore | None = None
     properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    history: HistoryStart | None = None
     writers: int = 2
     limits: Mapping[str, FileLimits] = field(default_factory=dict)
     commit_s: float = 5.0
@@ -95,6 +98,10 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
     else:
         rows = ticks[decoded.MINUTES] | "MinuteInput" >> _map(minute_input)
     pace = None if job.store is None else aggregate.Pace(marker=livesinks.LiveMarker(job.store))
+    if job.history is not None:
+        assert job.lake is not None
+        tail = TailHistory(job.lake, job.history, job.spec.calendar, stop_at_end=job.source.stop_at_end)
+        rows = (rows, pipeline | "History" >> tail)
     made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy, pace=pace)
     if job.store is not None:
         _to_live_store(job, ticks, trades, made)

@@ -22,9 +22,11 @@ from pathlib import Path
 from fibflow.io import tables
 from fibflow.io.aws import AwsConfig
 from fibflow.io.flinkrest import FlinkError
+from fibflow.io.history import HistoryStart
+from fibflow.io.historystart import history_start
 from fibflow.io.kinesis.address import KinesisAddress
 from fibflow.io.kinesis.errors import KinesisError, kinesis_client
-from fibflow.io.kinesis.shards import plan
+from fibflow.io.kinesis.shards import kept_us, plan
 from fibflow.io.kinesis.source import SourceOptions
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
@@ -33,15 +35,17 @@ from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_
 from fibflow.pipelines import cli, runner
 from fibflow.pipelines.cli import UsageError
 from fibflow.pipelines.livegraph import LiveJob
+from fibflow.pipelines.livestart import begins, check_begins, check_kept, first_session, resolve
 from fibflow.pipelines.options import checked_options
 from fibflow.pipelines.submit import Place, submit
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import load_calendar
 from fibflow.transforms.livebars import StreamPolicy
-from fibflow.transforms.timeframe import INTRADAY, IntradayAnchor, Timeframe, parse_timeframes
+from fibflow.transforms.timeframe import INTRADAY, Anchor, IntradayAnchor, Timeframe, parse_timeframes
 
 _DEFAULT = (*INTRADAY, Timeframe(1, 0))
 _MICROS = 1_000_000
+_SESSIONS_A_YEAR = 240
 #: Each is one line that says what to do.
 KNOWN_ERRORS = (*runner.KNOWN_ERRORS, KinesisError, FlinkError, LiveStoreError)
 
@@ -55,7 +59,7 @@ def parser() -> cli.Parser:
         "--source",
         required=True,
         metavar="URI",
-        help="kinesis://NAME?start=TRIM_HORIZON|LATEST|2024-03-08T14:30:00Z&lanes=2",
+        help="kinesis://NAME?start=TRIM_HORIZON|SESSION|LATEST|2024-03-08T14:30:00Z&lanes=2",
     )
     found.add_argument(
         "--bars-from",
@@ -73,7 +77,13 @@ def parser() -> cli.Parser:
     bars.add_argument(
         "--timeframes",
         default=",".join(timeframe.name for timeframe in _DEFAULT),
-        help="minutes, hours and 1d (%(default)s)",
+        help="%(default)s; fibonacci or any <N>d comes with history, which the lake's bronze.daily holds",
+    )
+    bars.add_argument(
+        "--from-session",
+        type=cli.date_of,
+        metavar="DATE",
+        help="of <N>d: the first session that the stream holds whole (default: after bronze.daily's newest)",
     )
     bars.add_argument("--calendar", default="XNYS", help="of exchange_calendars (%(default)s)")
     bars.add_argument(
@@ -146,19 +156,32 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
     Raises:
         UsageError, KinesisError, AwsError, LakeError, LiveStoreError, CalendarError: it cannot be.
     """
-    address = KinesisAddress.parse(args.source)
+    given = KinesisAddress.parse(args.source)
     timeframes = parse_timeframes(args.timeframes)
-    if many := [timeframe.name for timeframe in timeframes if timeframe.sessions > 1]:
-        raise UsageError(
-            f"--timeframes {many[0]}: live bars go up to 1d; longer ones come from pipelines.batch"
-        )
+    long = [timeframe for timeframe in timeframes if timeframe.sessions > 1]
+    if args.from_session is not None and not long:
+        raise UsageError("--from-session is for timeframes of several sessions: add some to --timeframes")
     aws = AwsConfig.resolve(
         os.environ, endpoint_url=args.endpoint_url, region=args.region, profile=args.profile
     )
     now = int(time.time() * _MICROS)
-    lanes = plan(kinesis_client(aws), address, now, time.sleep, random.Random().random)
-    calendar = load_calendar(args.calendar, datetime.now(UTC).year + 2)
+    longest = max((timeframe.sessions for timeframe in long), default=0)
+    calendar = load_calendar(args.calendar, datetime.now(UTC).year + 2 + longest // _SESSIONS_A_YEAR)
     lake = cli.lake_of(args)
+    history = None
+    if long:
+        # A state that there is knows more.
+        history = HistoryStart(0, 0, 0)
+        if written is None:
+            first = first_session(given.start, args.from_session, calendar, now)
+            history = history_start(lake, long, calendar, args.price_basis, first)
+    address = resolve(given, calendar, now)
+    client = kinesis_client(aws)
+    lanes = plan(client, address, now, time.sleep, random.Random().random)
+    if written is not None:
+        check_kept(written, kept_us(client, address.stream), calendar, now)
+    elif history is not None:
+        check_begins(history, calendar, begins(client, lanes))
     job = StreamJob(args.job, next_start(lake), cli.new_run_id(), args.replaces)
     check_start(lake, job, written)
     store = None
@@ -182,10 +205,15 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
         lake=lake,
         job=job,
         store=store,
+        history=history,
         properties={
             tables.TICKS.name: shared,
             tables.LATE.name: shared,
-            tables.LIVE.name: {**shared, tables.INTRADAY_ANCHOR: anchor.value},
+            tables.LIVE.name: {
+                **shared,
+                tables.INTRADAY_ANCHOR: anchor.value,
+                tables.ANCHOR: Anchor.EXCHANGE.value,
+            },
         },
         limits={spec.name: FileLimits(age=args.commit_every) for spec in STREAM_TABLES},
         commit_s=args.commit_every,

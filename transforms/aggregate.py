@@ -15,12 +15,14 @@ from fibflow.transforms import coders
 from fibflow.transforms.bars import BarSpec, daily_bars, minute_bars
 from fibflow.transforms.buckets import BUCKETS, bucket_of
 from fibflow.transforms.duplicates import resolve
+from fibflow.transforms.history import note_of, split_history
 from fibflow.transforms.livebars import Plan, StreamPolicy
 from fibflow.transforms.livedofn import BARS, DEAD_LETTERS, LATE, OPEN, LiveBarsFn, split_ticks
 from fibflow.transforms.openbars import Pace
 from fibflow.transforms.partials import as_arrow, encode_symbols
 from fibflow.transforms.tickrows import is_stream_input
 from fibflow.transforms.ticks import aggregate_ticks
+from fibflow.transforms.timeframe import TimeframeError
 from fibflow.transforms.validation import Names, dead_letters
 
 coders.register()
@@ -100,7 +102,9 @@ class AggregateBars(beam.PTransform):
     Output: ``bars``, tables of ``partials.BAR_BATCH``, one timeframe and whole symbols each; and
     ``dead_letters``, tables of DEAD_LETTERS with the rows that did not count.
 
-    Unbounded input: a PCollection of tables of TRADE_INPUT, or of MINUTE_INPUT, in any order and cut.
+    Unbounded input: a PCollection of tables of TRADE_INPUT, or of MINUTE_INPUT, in any order and cut. For
+    timeframes of several sessions a pair: with it a PCollection of ``history`` elements, whose watermark does
+    not pass anything before they tell of all official days of open windows.
     Output: ``bars``, tables of ``partials.BAR_BATCH``: each bar when its window ends (``complete``), with a
     higher ``revision`` whenever it changes after, and ``final`` when nothing can change it any more;
     ``open``, the fields of ``openbars.Flush`` with bars of windows that have not ended, at the pace that is
@@ -128,15 +132,26 @@ class AggregateBars(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
+    def expand(
+        self, rows: beam.PCollection | tuple[beam.PCollection, beam.PCollection]
+    ) -> pvalue.DoOutputsTuple:
         """Group by symbol bucket where needed, then run the kernel."""
-        return self._bounded(rows) if rows.is_bounded else self._unbounded(rows)
+        if isinstance(rows, tuple):
+            return self._unbounded(*rows)
+        return self._bounded(rows) if rows.is_bounded else self._unbounded(rows, None)
 
-    def _unbounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:
-        Plan(self.spec, self.stream)
-        split = beam.FlatMap(split_ticks, self.stream.buckets).with_output_types(tuple[int, pa.Table])
+    def _unbounded(self, rows: beam.PCollection, history: beam.PCollection | None) -> pvalue.DoOutputsTuple:
+        plan = Plan(self.spec, self.stream)
+        if (plan.days is None) != (history is None):
+            raise TimeframeError("timeframes of several sessions come with history, and no others")
+        buckets = self.stream.buckets
+        split = beam.FlatMap(split_ticks, buckets).with_output_types(tuple[int, pa.Table])
         fold = beam.ParDo(LiveBarsFn(self.spec, self.stream, self.pace))
-        made = rows | "ByBucket" >> split | "Live" >> fold.with_outputs(OPEN, LATE, DEAD_LETTERS, main=BARS)
+        keyed = rows | "ByBucket" >> split
+        if history is not None:
+            days = beam.FlatMap(_days_by_bucket, buckets).with_output_types(tuple[int, pa.Table])
+            keyed = (keyed, history | "HistoryByBucket" >> days) | "WithHistory" >> beam.Flatten()
+        made = keyed | "Live" >> fold.with_outputs(OPEN, LATE, DEAD_LETTERS, main=BARS)
         made[OPEN].element_type = tuple[int, int, bool, pa.Table]
         return coders.tables_of(made, BARS, LATE, DEAD_LETTERS)
 
@@ -152,6 +167,12 @@ class AggregateBars(beam.PTransform):
         fold = beam.ParDo(MakeBars(self.spec, self.origins))
         made = rows | "Fold" >> fold.with_outputs(DEAD_LETTERS, main=BARS)
         return coders.tables_of(made, BARS, DEAD_LETTERS)
+
+
+def _days_by_bucket(element: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    note = note_of(element)
+    assert note is not None
+    return split_history(element, note, buckets)
 
 
 def _concat(_: int, tables: Iterable[pa.Table]) -> pa.Table:

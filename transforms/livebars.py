@@ -5,7 +5,7 @@ A bucket's whole state lies in its cells (``livecells``). ``docs/streaming.md`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from fibflow.transforms import tickrows
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import NO_SESSION
 from fibflow.transforms.grid import Grid
+from fibflow.transforms.history import note_of
 from fibflow.transforms.livebucket import Bucket, Memo
 from fibflow.transforms.livecells import NEVER, SLOTS, Cells, Revisions
+from fibflow.transforms.livedays import DayGrid, DayWindow
 from fibflow.transforms.livefeeds import Accepted, Rows, accept_minutes, accept_trades
+from fibflow.transforms.livelong import LongBars
 from fibflow.transforms.livestate import REGISTERS, TRADES
 from fibflow.transforms.livewindows import (
     Bars,
@@ -32,7 +35,7 @@ from fibflow.transforms.livewindows import (
     windows_with,
 )
 from fibflow.transforms.partials import BAR_BATCH, as_arrow, numbers
-from fibflow.transforms.timeframe import MINUTE_US
+from fibflow.transforms.timeframe import MINUTE_US, Anchor, Timeframe, TimeframeError
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
@@ -74,19 +77,29 @@ class Plan:
 
         Raises:
             ValueError: for options that only history has.
-            TimeframeError: for a timeframe of several sessions.
+            TimeframeError: for timeframes of several sessions that are not counted as the exchange's are.
         """
         bounds = (spec.as_of, spec.start, spec.end, spec.changed_from)
         if spec.complete_only or any(bound is not None for bound in bounds):
             raise ValueError("bars of a stream take no as_of, start, end, changed_from or complete_only")
-        self.grid = Grid(spec.timeframes, spec.calendar, spec.intraday_anchor)
-        self.timeframes = self.grid.timeframes
+        short = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions <= 1)
+        long = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions > 1)
+        if long and spec.anchor is not Anchor.EXCHANGE:
+            raise TimeframeError(
+                f"timeframe {long[0]}: a stream counts sessions from the anchor exchange, not {spec.anchor}"
+            )
+        day = Timeframe(1, 0)
+        #: The number of a timeframe that others are made of, and nobody asked for.
+        self.hidden = len(short) if long and day not in short else None
+        self.grid = Grid(short if self.hidden is None else (*short, day), spec.calendar, spec.intraday_anchor)
+        self.timeframes = (*self.grid.timeframes, *long)
+        self.days = DayGrid(long, len(self.grid.timeframes), spec.calendar) if long else None
         self.lateness = policy.lateness_us
         self.tells_open = tells_open
         minutes = -(-policy.lateness_us // MINUTE_US)
         #: So long that the minutes inside the lateness, and some ahead of the clock, fit into the ring.
         self.block = max(1, -(-minutes // (SLOTS - 2))) * MINUTE_US
-        names = ",".join(timeframe.name for timeframe in self.timeframes)
+        names = ",".join(timeframe.name for timeframe in (*short, *long))
         self.name = f"{names} {spec.intraday_anchor} {spec.calendar.name} lateness {policy.lateness_us} us"
 
 
@@ -123,7 +136,9 @@ class LiveBars:
         """
         self._plan = plan
         self._memo = Memo() if memo is None else memo
-        self._bucket = Bucket(plan.name, plan.grid, plan.block, cells, self._memo)
+        days = plan.days
+        self._bucket = Bucket(plan.name, plan.grid, plan.block, cells, self._memo, days is not None)
+        self._long = None if days is None else LongBars(days, plan.grid, self._bucket, plan.lateness)
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -184,14 +199,14 @@ class LiveBars:
         minutes = np.array([entries.minute for entries in accepted.entries], np.int64)
         new = bucket.make_room(minutes)
         rows, index, member = self._members(minutes, [entries.index for entries in accepted.entries])
-        closed = [window for window in windows_with(bucket.placed, rows) if window.end <= bucket.head.clock]
+        closed = self._closed(rows)
         before = self._collect(closed, index) if closed else None
         bucket.append(accepted.entries, accepted.keys)
         if self._plan.tells_open:
             self._memo.changed.append(index)
         bars = None
         if before is not None:
-            touched = _touched(closed, rows, member)
+            touched = _touched(closed, rows, bucket.placed.session[rows], member)
             bars = self._revise(closed, before, self._collect(closed, index, touched))
         return bars, self._arm() if new else None
 
@@ -209,12 +224,42 @@ class LiveBars:
         index = np.flatnonzero(member.any(axis=0))
         return rows, index, member[:, index]
 
-    def _collect(self, windows: list[Window], index: Int64 | None, touched: Bool | None = None) -> Bars:
-        bucket = self._bucket
-        timeframes = self._plan.timeframes
-        return collect(windows, bucket.ring, bucket.base, bucket.placed, timeframes, index, touched)
+    def _shown(self, windows: list[Window]) -> list[Window | DayWindow]:
+        return [window for window in windows if window.number != self._plan.hidden]
 
-    def _revise(self, windows: list[Window], before: Bars, after: Bars) -> pa.Table | None:
+    def _closed(self, rows: Int64) -> list[Window | DayWindow]:
+        """Return the windows that have ended of those that hold any of some minutes; the long ones last."""
+        bucket = self._bucket
+        found = self._shown(windows_with(bucket.placed, rows))
+        closed = [window for window in found if window.end <= bucket.head.clock]
+        if self._long is not None:
+            closed += self._long.closed(np.unique(bucket.placed.session[rows]))
+        return closed
+
+    def _collect(
+        self,
+        windows: list[Window | DayWindow],
+        index: Int64 | None,
+        touched: Bool | None = None,
+        clock: int | None = None,
+    ) -> Bars:
+        """Return what windows hold, of which the long ones are the last; arguments as for ``collect``."""
+        bucket = self._bucket
+        short = [window for window in windows if isinstance(window, Window)]
+        long = [window for window in windows if isinstance(window, DayWindow)]
+        parts = []
+        if short:
+            wanted = None if touched is None else touched[: len(short)]
+            timeframes = self._plan.timeframes
+            parts.append(collect(short, bucket.ring, bucket.base, bucket.placed, timeframes, index, wanted))
+        if long:
+            assert self._long is not None
+            wanted = None if touched is None else touched[len(short) :]
+            made = self._long.collect(long, index, wanted, clock)
+            parts.append(replace(made, window=made.window + len(short)))
+        return Bars.concat(parts)
+
+    def _revise(self, windows: list[Window | DayWindow], before: Bars, after: Bars) -> pa.Table | None:
         """Return the closed bars whose content changed, with their revisions counted up."""
         bucket = self._bucket
         same, place = same_content(before, after)
@@ -236,6 +281,39 @@ class LiveBars:
         own = np.array(numbers, np.int32)
         return table_of(made, windows, bucket.words, self._plan.timeframes, True, revision=own)
 
+    # --- history --------------------------------------------------------------------------------------------
+
+    def take_history(self, element: pa.Table) -> Output:
+        """Take official days of the bucket's symbols, which stand in the place of those that ticks made.
+
+        Raises:
+            ValueError: where the element is none of history, or no timeframe has several sessions.
+        """
+        bucket, long, note = self._bucket, self._long, note_of(element)
+        if note is None or long is None:
+            raise ValueError("history is for timeframes of several sessions, and says what it is")
+        bucket.begin()
+        is_first = bucket.head.through is None
+        if is_first:
+            bucket.head.through, bucket.head.counted = note.through, long.count(note.through)
+        rows = long.sift(element)
+        places = bucket.symbol_places(*tickrows.words(rows, "symbol")) if len(rows) else np.zeros(0, np.int64)
+        index = None if note.since is not None else np.unique(places)
+        closed: list[Window | DayWindow] = [] if is_first else [*long.closed(long.sessions_of(rows, note))]
+        before = self._collect(closed, index) if closed else None
+        long.take(rows, places, note)
+        bars = None
+        if before is not None:
+            bars = self._revise(closed, before, self._collect(closed, index))
+        elif is_first and (ended := long.due(NEVER, bucket.head.clock)):
+            bars = self._publish([*ended], bucket.head.clock)
+        if self._plan.tells_open:
+            self._memo.ended |= note.since is not None
+            self._memo.changed += [] if index is None or not len(index) else [index]
+        timer = self._arm()
+        bucket.save()
+        return Output(bars, timer=timer)
+
     # --- time -----------------------------------------------------------------------------------------------
 
     def advance(self, clock: int) -> Output:
@@ -245,20 +323,24 @@ class LiveBars:
         before, bars = bucket.head.clock, None
         if clock > before:
             lateness = plan.lateness
-            windows = windows_due(bucket.placed, bucket.base, before, clock, lateness)
+            windows = self._shown(windows_due(bucket.placed, bucket.base, before, clock, lateness))
+            if self._long is not None:
+                windows += self._long.due(before, clock)
             if windows:
                 bars = self._publish(windows, clock)
                 self._memo.ended = True
+            if self._long is not None:
+                self._long.retire(clock)
             bucket.head.clock = clock
             bucket.retire(clock, lateness)
         timer = self._arm(always=True)
         bucket.save()
         return Output(bars=bars, timer=timer)
 
-    def _publish(self, windows: list[Window], clock: int) -> pa.Table | None:
+    def _publish(self, windows: list[Window | DayWindow], clock: int) -> pa.Table | None:
         """Return the bars of windows that ended or are final, and forget the revisions of those that are."""
         bucket = self._bucket
-        made = self._collect(windows, None)
+        made = self._collect(windows, None, clock=clock)
         final = np.array([window.end + self._plan.lateness <= clock for window in windows])
         revision = None
         known = bucket.read_revisions()
@@ -289,7 +371,7 @@ class LiveBars:
     @property
     def is_empty(self) -> bool:
         """Whether the bucket holds no window that is not final."""
-        return not len(self._bucket.ring.minutes) and not self._bucket.base.starts.any()
+        return self._bucket.is_empty
 
     def let_out(self, marker: str) -> tuple[bool, pa.Table] | None:
         """Return the open bars of the symbols that gained input since the last time, or of all.
@@ -313,9 +395,11 @@ class LiveBars:
         """Return the bars of all windows that have not ended, of some symbols; None for all of them."""
         bucket = self._bucket
         rows = np.arange(len(bucket.ring.minutes))
-        windows = windows_with(bucket.placed, rows) if len(rows) else []
-        windows += windows_left(bucket.placed, bucket.base)
-        windows = [window for window in windows if window.end > bucket.head.clock]
+        found = windows_with(bucket.placed, rows) if len(rows) else []
+        found += windows_left(bucket.placed, bucket.base)
+        windows = [window for window in self._shown(found) if window.end > bucket.head.clock]
+        if self._long is not None:
+            windows += self._long.open()
         if not windows:
             return BAR_BATCH.empty_table()
         made = self._collect(windows, index)
@@ -332,6 +416,8 @@ class LiveBars:
         bucket = self._bucket
         ends = bucket.ring.minutes + MINUTE_US
         due = next_due(bucket.placed, ends, bucket.base, bucket.head.clock, self._plan.lateness)
+        if self._long is not None:
+            due = min((at for at in (due, self._long.next_due()) if at is not None), default=None)
         most = bucket.ring.minute_of_most()
         if due is not None and most is not None:
             due = max(due, min(most + MINUTE_US - _AHEAD_US, due + _LEAP_US))
@@ -357,15 +443,27 @@ def _distinct(minute: Int64) -> tuple[Int64, Int64]:
     return np.flatnonzero(present) * MINUTE_US + low, (np.cumsum(present) - 1)[number]
 
 
-def _touched(windows: list[Window], rows: Int64, member: Bool | None) -> Bool | None:
-    """Return which symbols gained input in each window, shape (windows, symbols); None for all."""
+def _touched(
+    windows: list[Window | DayWindow], rows: Int64, sessions: Int64, member: Bool | None
+) -> Bool | None:
+    """Return which symbols gained input in each window, shape (windows, symbols); None for all.
+
+    Args:
+        windows: of minutes, and of sessions.
+        rows: places of minutes in the ring.
+        sessions: of these minutes.
+        member: which symbols gained input in which of the minutes.
+    """
     if member is None:
         return None
-    touched = [member[(rows >= window.first) & (rows < window.stop)].any(axis=0) for window in windows]
+    touched = []
+    for window in windows:
+        at = sessions if isinstance(window, DayWindow) else rows
+        touched.append(member[(at >= window.first) & (at < window.stop)].any(axis=0))
     return np.array(touched)
 
 
-def _revisions_of(bars: Bars, windows: list[Window], known: Revisions) -> Int32:
+def _revisions_of(bars: Bars, windows: list[Window | DayWindow], known: Revisions) -> Int32:
     """Return the revision of each bar, shape (n,)."""
     found = np.zeros(len(bars.window), np.int32)
     for place, window in enumerate(windows):

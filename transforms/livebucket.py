@@ -11,6 +11,7 @@ import pyarrow as pa
 from fibflow.transforms.grid import Grid, Placed
 from fibflow.transforms.livecells import (
     BASE,
+    DAYS,
     HEAD,
     MINUTES,
     REVISIONS,
@@ -23,7 +24,9 @@ from fibflow.transforms.livecells import (
     decode_revisions,
     encode_revisions,
 )
+from fibflow.transforms.livedays import DayMemo
 from fibflow.transforms.livekeys import join_keys
+from fibflow.transforms.livestate import DAYS as DAY_ROWS
 from fibflow.transforms.livestate import (
     FEEDS,
     TRADES,
@@ -66,6 +69,9 @@ class Memo:
         self.placed: Placed | None = None
         self.base_cell: bytes | None = None
         self.base: Base | None = None
+        self.day_parts: list[bytes] = []
+        self.days: Ring | None = None
+        self.of_days = DayMemo()
         self.untold()
 
     def untold(self) -> None:
@@ -82,10 +88,12 @@ class Bucket:
     """The state of one bucket, for the time of one call; ``begin`` and ``save`` are about what changes it.
 
     Attributes:
-        head, ring, base: what the cells hold.
+        head, ring, base, days: what the cells hold.
     """
 
-    def __init__(self, name: str, grid: Grid, block: int, cells: Cells, memo: Memo) -> None:
+    def __init__(
+        self, name: str, grid: Grid, block: int, cells: Cells, memo: Memo, with_days: bool = False
+    ) -> None:
         """Read the state.
 
         Args:
@@ -94,9 +102,11 @@ class Bucket:
             block: microseconds of a slot of the ring.
             cells: the bucket's.
             memo: what an earlier call kept of this bucket, or a new one.
+            with_days: there are windows of several sessions.
 
         Raises:
-            StateError: where the state was written by another release, or with other options.
+            StateError: where the state was written by another release, with other options, or by another
+                calendar.
         """
         self._grid, self._block, self._cells, self._memo = grid, block, cells, memo
         cell = cells.read(HEAD)
@@ -109,6 +119,7 @@ class Bucket:
                     f"the state was made with {memo.head.plan!r}, the job has {name!r}: resume with the old "
                     "options, or start without state"
                 )
+            _check_count(memo.head, grid)
             memo.symbols = {word: place for place, word in enumerate(memo.head.symbols)}
             memo.words = pa.array(memo.head.symbols, pa.string())
         memo.whole = False
@@ -120,8 +131,14 @@ class Bucket:
             memo.base = Base.empty(len(grid.timeframes)) if cell is None else Base.decode(cell)
         self.base = memo.base
         self.ring = self._read_ring()
+        self.days = self._read_days() if with_days else Ring(DAY_ROWS)
         self._widen()
         memo.whole = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no window that is not final."""
+        return not (len(self.ring.minutes) or self.base.starts.any() or len(self.days.minutes))
 
     def begin(self) -> None:
         """Begin to change the state."""
@@ -150,13 +167,36 @@ class Bucket:
                 memo.ring.add(each)
         return memo.ring
 
+    def _read_days(self) -> Ring:
+        """Return the days, as ``_read_ring`` does the minutes."""
+        memo = self._memo
+        parts = self._cells.parts(DAYS)
+        if memo.days is None or parts[: len(memo.day_parts)] != memo.day_parts:
+            memo.days, memo.day_parts = Ring(DAY_ROWS), []
+            memo.of_days.forget()
+            memo.untold()
+        new = parts[len(memo.day_parts) :]
+        if new:
+            memo.days.widen(len(self.head.symbols))
+            self._hold_days(memo.days, [decode_entries(part, DAY_ROWS) for part in new])
+        memo.day_parts = parts
+        return memo.days
+
+    def _hold_days(self, days: Ring, entries: list[Entries]) -> None:
+        days.insert(np.unique([each.minute for each in entries]))
+        for each in entries:
+            days.add(each)
+        self._memo.of_days.forget()
+
     def _brief(self) -> tuple[Any, ...]:
         """Return what differs wherever the head does: words are only added, or all dropped."""
         head = self.head
-        return head.feed, head.clock, head.armed, len(head.symbols), len(head.shards)
+        return head.feed, head.clock, head.armed, len(head.symbols), len(head.shards), head.through
 
     def _widen(self) -> None:
         self.ring.widen(len(self.head.symbols))
+        if len(self.days.minutes):
+            self.days.widen(len(self.head.symbols))
         self.base = self._memo.base = self.base.widened(self.ring.width)
 
     @property
@@ -243,6 +283,36 @@ class Bucket:
         slots = sorted({self._slot(minute) for minute in minutes})
         return [part for slot in slots for part in self._cells.parts(SEEN[slot])]
 
+    @property
+    def of_days(self) -> DayMemo:
+        """What is worked out of the days."""
+        return self._memo.of_days
+
+    def add_days(self, entries: list[Entries]) -> None:
+        """Add days, each as wide as its symbols."""
+        if not entries:
+            return
+        self.days.widen(len(self.head.symbols))
+        self._hold_days(self.days, entries)
+        for each in entries:
+            part = encode_entries(each, DAY_ROWS)
+            self._cells.append(DAYS, part)
+            self._memo.day_parts.append(part)
+        if len(self._memo.day_parts) > MOST_PARTS + 2 * len(self.days.minutes):
+            self._put_days()
+
+    def keep_days(self, which: Bool) -> None:
+        """Drop the other days."""
+        if not which.all():
+            self.days.keep(which)
+            self._memo.of_days.forget()
+            self._put_days()
+
+    def _put_days(self) -> None:
+        parts = [encode_entries(self.days.entries(row), DAY_ROWS) for row in range(len(self.days.minutes))]
+        self._put(DAYS, parts)
+        self._memo.day_parts = parts
+
     def retire(self, clock: int, lateness: int) -> None:
         """Clear the slots that passed the horizon; windows that are not final keep their totals."""
         ring, base = self.ring, self.base
@@ -310,13 +380,27 @@ class Bucket:
     def save(self) -> None:
         """End the call: write the head if it changed. A bucket without input forgets its symbols."""
         memo, head = self._memo, self.head
-        if head.symbols and not len(self.ring.minutes) and not self.base.starts.any():
+        if head.symbols and self.is_empty:
             head.symbols, head.shards = [], []
             memo.symbols, memo.words = {}, pa.array([], pa.string())
-            memo.ring, memo.base, memo.placed = None, None, None
+            memo.ring, memo.base, memo.placed, memo.days = None, None, None, None
             memo.untold()
             memo.ended = True
         if self._brief() != self._as_read:
             memo.head_cell = head.encode()
             self._cells.write(HEAD, memo.head_cell)
         memo.whole = True
+
+
+def _check_count(head: Head, grid: Grid) -> None:
+    """Refuse a calendar that counts the sessions of open windows in another way."""
+    if head.through is None:
+        return
+    position = int(grid.calendar.positions(np.array([head.through]))[0])
+    if position - grid.calendar.origin != head.counted:
+        raise StateError(
+            f"calendar {grid.calendar.name} has changed up to {np.datetime64(head.through, 'D')} since the "
+            "state was made, and with it the windows of several sessions: make history anew with "
+            "pipelines.batch --rewrite-calendar, and start without state, under another name that replaces "
+            "this job"
+        )

@@ -18,6 +18,8 @@ FORMAT = 1
 #: Slots of the ring; a slot is as many minutes long as lateness needs. Part of the job's graph.
 SLOTS = 5
 HEAD, BASE, REVISIONS = "head", "base", "revisions"
+#: The days of the sessions that windows of several sessions hold: of official history, and of ticks.
+DAYS = "days"
 MINUTES = tuple(f"minutes_{slot}" for slot in range(SLOTS))
 SEEN = tuple(f"seen_{slot}" for slot in range(SLOTS))
 
@@ -30,7 +32,7 @@ class StateError(RuntimeError):
 
 
 class Cells(Protocol):
-    """The cells of one bucket: values (HEAD, BASE, REVISIONS) and bags (MINUTES, SEEN)."""
+    """The cells of one bucket: values (HEAD, BASE, REVISIONS) and bags (MINUTES, SEEN, DAYS)."""
 
     def read(self, name: str) -> bytes | None:
         """Return a value, None where there is none."""
@@ -76,6 +78,9 @@ class Head:
         clock: the latest timer that fired, UTC microseconds; ``NEVER`` before.
         armed: when the timer is set for; ``NEVER`` for none.
         symbols, shards: the words that columns and registers point into.
+        through: the last session of official history when the job began, days since 1970; None until that
+            history is in.
+        counted: that session's number; another one tells of a changed calendar.
     """
 
     plan: str
@@ -84,6 +89,8 @@ class Head:
     armed: int = NEVER
     symbols: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
+    through: int | None = None
+    counted: int | None = None
 
     def encode(self) -> bytes:
         """Return the cell."""

@@ -21,9 +21,10 @@ from apache_beam.utils.timestamp import Timestamp
 from fibflow.transforms import beamstate, tickrows
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.buckets import bucket_of
+from fibflow.transforms.history import note_of
 from fibflow.transforms.livebars import LiveBars, Output, Plan, StreamPolicy
 from fibflow.transforms.livebucket import Memo
-from fibflow.transforms.livecells import BASE, HEAD, MINUTES, REVISIONS, SEEN
+from fibflow.transforms.livecells import BASE, DAYS, HEAD, MINUTES, REVISIONS, SEEN
 from fibflow.transforms.openbars import Flush, Pace
 from fibflow.transforms.partials import as_arrow
 
@@ -180,6 +181,7 @@ class LiveBarsFn(beam.DoFn):
     #: Set as long as there is a marker to look at.
     CHECK = TimerSpec("check", TimeDomain.REAL_TIME)
     _VALUES = tuple(_value(name) for name in (HEAD, BASE, REVISIONS))
+    _DAYS = _bag(DAYS)
     _MINUTES = tuple(_bag(name) for name in MINUTES)
     _SEEN = tuple(_bag(name) for name in SEEN)
     #: A ``_Clocks``; as old as the key.
@@ -191,7 +193,7 @@ class LiveBarsFn(beam.DoFn):
         self._shared = Shared()
         self._count = {
             name: Metrics.counter("fibflow", name)
-            for name in ("ticks_in", "late", "dead_letters", "bars_out", "bars_open")
+            for name in ("ticks_in", "history_in", "late", "dead_letters", "bars_out", "bars_open")
         }
 
     def setup(self) -> None:
@@ -214,6 +216,7 @@ class LiveBarsFn(beam.DoFn):
         head: Any = _VALUES[0],
         base: Any = _VALUES[1],
         revisions: Any = _VALUES[2],
+        days: Any = _DAYS,
         m0: Any = _MINUTES[0],
         m1: Any = _MINUTES[1],
         m2: Any = _MINUTES[2],
@@ -229,11 +232,12 @@ class LiveBarsFn(beam.DoFn):
         flush: Any = _FLUSH,
         check: Any = _CHECK,
     ) -> Iterator[Any]:
-        """Take a bucket's rows."""
+        """Take a bucket's rows, or days of its history."""
         key, rows = element
-        self._count["ticks_in"].inc(len(rows))
-        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
-            yield from self._emit(live.add(rows), due)
+        is_history = note_of(rows) is not None
+        self._count["history_in" if is_history else "ticks_in"].inc(len(rows))
+        with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
+            yield from self._emit(live.take_history(rows) if is_history else live.add(rows), due)
             yield from self._pass_on(key, live, clocks, flush, check)
 
     @on_timer(DUE)
@@ -244,6 +248,7 @@ class LiveBarsFn(beam.DoFn):
         head: Any = _VALUES[0],
         base: Any = _VALUES[1],
         revisions: Any = _VALUES[2],
+        days: Any = _DAYS,
         m0: Any = _MINUTES[0],
         m1: Any = _MINUTES[1],
         m2: Any = _MINUTES[2],
@@ -260,7 +265,7 @@ class LiveBarsFn(beam.DoFn):
         check: Any = _CHECK,
     ) -> Iterator[Any]:
         """Close windows, and make them final."""
-        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
+        with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
             yield from self._emit(live.advance(clock.micros), due)
             yield from self._pass_on(key, live, clocks, flush, check)
 
@@ -271,6 +276,7 @@ class LiveBarsFn(beam.DoFn):
         head: Any = _VALUES[0],
         base: Any = _VALUES[1],
         revisions: Any = _VALUES[2],
+        days: Any = _DAYS,
         m0: Any = _MINUTES[0],
         m1: Any = _MINUTES[1],
         m2: Any = _MINUTES[2],
@@ -279,7 +285,7 @@ class LiveBarsFn(beam.DoFn):
         clocks: Any = _CLOCKS,
     ) -> Iterator[Any]:
         """Let open bars out."""
-        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4) as live:
+        with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4) as live:
             yield from self._let_out(key, live, clocks)
 
     @on_timer(CHECK)
@@ -289,6 +295,7 @@ class LiveBarsFn(beam.DoFn):
         head: Any = _VALUES[0],
         base: Any = _VALUES[1],
         revisions: Any = _VALUES[2],
+        days: Any = _DAYS,
         m0: Any = _MINUTES[0],
         m1: Any = _MINUTES[1],
         m2: Any = _MINUTES[2],
@@ -304,7 +311,7 @@ class LiveBarsFn(beam.DoFn):
         # A runner that drains, or keeps no time, fires at once what it is given: it would go round for ever.
         if now < known.checked - pace.check_us // 2:
             return
-        with self._bucket(key, head, base, revisions, m0, m1, m2, m3, m4) as live:
+        with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4) as live:
             if live.told != pace.current():
                 yield from self._let_out(key, live, clocks)
         check.set(Timestamp(micros=now + pace.check_us))
@@ -312,7 +319,7 @@ class LiveBarsFn(beam.DoFn):
 
     @contextmanager
     def _bucket(self, key: int, *states: Any) -> Iterator[LiveBars]:
-        names = (HEAD, BASE, REVISIONS, *MINUTES, *SEEN)
+        names = (HEAD, BASE, REVISIONS, DAYS, *MINUTES, *SEEN)
         memo = self._memos.take(key)
         yield LiveBars(self._plan, BeamCells(dict(zip(names, states, strict=False))), memo)
         self._memos.give_back(key, memo)

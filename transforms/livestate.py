@@ -16,6 +16,7 @@ from fibflow.transforms.livecells import BASE, FORMAT, check_format
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
@@ -31,6 +32,7 @@ _NO_SUMS = np.zeros((7, 1), np.int64)
 _MOST = int(np.iinfo(np.int64).max)
 _LEAST = int(np.iinfo(np.int64).min)
 _ROOM = 64
+_LOW = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,30 @@ class Feed:
     """A kind of input: what a minute keeps beside prices and sums.
 
     Attributes:
-        name: ``trades`` or ``minutes``.
+        name: ``trades`` or ``minutes``; ``days``, which is no feed.
         empty: what the further rows hold where a symbol has no input.
         sums: how many rows of sums can be other than 0.
+        mark: the further row that is ``_LEAST`` where a symbol has no input, and only there.
+        ranks: how many further rows, the first ones, say which of two inputs of a symbol stands; 0: they are
+            folded.
     """
 
     name: str
     empty: tuple[int, ...]
     sums: int
+    mark: int
+    ranks: int
 
 
 #: Further rows of trades: order of open and close, and the least and greatest ``seq`` seen.
 OPEN_TS, OPEN_SEQ, CLOSE_TS, CLOSE_SEQ, SEQ_FROM, SEQ_TO = range(6)
-TRADES = Feed("trades", (_MOST, 0, _LEAST, 0, _MOST, _LEAST), 5)
+TRADES = Feed("trades", (_MOST, 0, _LEAST, 0, _MOST, _LEAST), 5, SEQ_TO, 0)
 #: Further rows of registers: precedence (greatest weight first), then the values that a dead letter repeats.
 VERSION, WORD, SUB, PLACE, SHARD, VWAP, RAW_VOLUME, RAW_COUNT = 0, 1, 4, 5, 6, 7, 8, 9
-REGISTERS = Feed("minutes", (_LEAST, 0, 0, 0, 0, 0, 0, 0, 0, -1), 7)
+REGISTERS = Feed("minutes", (_LEAST, 0, 0, 0, 0, 0, 0, 0, 0, -1), 7, VERSION, PLACE + 1)
 FEEDS = {feed.name: feed for feed in (TRADES, REGISTERS)}
+#: Days, each in the place of a minute: ``livedays`` says how. The further row is the version of the history.
+DAYS = Feed("days", (_LEAST,), 7, VERSION, 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def encode_entries(entries: Entries, feed: Feed) -> bytes:
 
 def decode_entries(part: bytes, feed: Feed) -> Entries:
     """Return the entries of a part."""
-    check_format(part, "minutes")
+    check_format(part, "days" if feed is DAYS else "minutes")
     _, n, minute = _ENTRIES.unpack_from(part)
     numbers = np.frombuffer(part, np.int64, (4 + feed.sums + len(feed.empty)) * n, _ENTRIES.size)
     rows = numbers.reshape(-1, n)
@@ -164,8 +173,8 @@ class Ring:
     def add(self, entries: Entries) -> None:
         """Add entries to their minute, for which there is room."""
         row, index = self.row(entries.minute), entries.index
-        if self.feed is REGISTERS:
-            wins = precedes(self.extra[row][:, index], entries.extra)
+        if self.feed.ranks:
+            wins = precedes(self.extra[row][:, index], entries.extra, self.feed.ranks)
             if not wins.all():
                 entries, index = entries.pick(wins), index[wins]
             self.prices[row][:, index] = entries.prices
@@ -189,7 +198,7 @@ class Ring:
 
     def _held(self) -> Bool:
         """Return which symbols each minute holds, shape (m, s)."""
-        return self.extra[:, VERSION if self.feed is REGISTERS else SEQ_TO] != _LEAST
+        return self.extra[:, self.feed.mark] != _LEAST
 
     def entries(self, row: int) -> Entries:
         """Return all that a minute holds."""
@@ -200,6 +209,10 @@ class Ring:
         held = np.cumsum(self._held().sum(axis=1))
         most = 9 * int(held[-1]) // 10 if len(held) else 0
         return int(self.minutes[np.searchsorted(held, most)]) if most else None
+
+    def drop(self, row: int) -> None:
+        """Forget what a minute holds."""
+        self.prices[row], self.sums[row], self.extra[row] = NO_PRICES, 0, self._blank
 
     def at(self, row: int, index: Int64) -> Entries:
         """Return what a minute holds of some symbols."""
@@ -223,10 +236,10 @@ def _before(ts: Int64, seq: Int64, than_ts: Int64, than_seq: Int64) -> Bool:
     return (ts < than_ts) | ((ts == than_ts) & (seq < than_seq))
 
 
-def precedes(extra: Int64, other: Int64) -> Bool:
-    """Return where registers lose to others: by (version, sequence, sub, place), shape (n,)."""
+def precedes(extra: Int64, other: Int64, ranks: int = REGISTERS.ranks) -> Bool:
+    """Return where inputs lose to others: of registers by (version, sequence, sub, place); shape (n,)."""
     less = np.zeros(extra.shape[1], np.bool_)
-    for row in range(PLACE, VERSION - 1, -1):
+    for row in range(ranks - 1, -1, -1):
         less = (extra[row] < other[row]) | ((extra[row] == other[row]) & less)
     return less
 
@@ -258,6 +271,13 @@ def add_up(prices: Float64, sums: Int64) -> tuple[Float64, Int64]:
     prices[:, HIGH].max(axis=0, out=found[HIGH])
     prices[:, LOW].min(axis=0, out=found[LOW])
     return found, total
+
+
+def notional(sums: Int64) -> tuple[Int64, UInt64]:
+    """Return the notional with its words carried: its upper and lower 64 bits, shape (n,)."""
+    middle = sums[N1] + (sums[N0] >> 32)
+    low = ((middle & _LOW) << 32).view(np.uint64) | (sums[N0] & _LOW).view(np.uint64)
+    return sums[N2] + (middle >> 32), low
 
 
 @dataclass

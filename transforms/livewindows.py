@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,12 @@ import pyarrow as pa
 
 from fibflow.transforms import accumulators as acc
 from fibflow.transforms.grid import Placed
+from fibflow.transforms.livedays import DayWindow
 from fibflow.transforms.livestate import (
     CLOSE,
     COUNT,
     HIGH,
     LOW,
-    N0,
-    N1,
-    N2,
     NO_COUNT,
     NO_PRICES,
     NO_VWAP,
@@ -27,6 +26,7 @@ from fibflow.transforms.livestate import (
     Base,
     Ring,
     add_up,
+    notional,
 )
 from fibflow.transforms.partials import BAR_BATCH, Partials, as_arrow, finish
 from fibflow.transforms.timeframe import Timeframe
@@ -34,10 +34,7 @@ from fibflow.transforms.timeframe import Timeframe
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
-
-_LOW = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -65,16 +62,36 @@ class Bars:
         window: of each bar, its place in the list of windows.
         symbol: its place in the bucket.
         prices, sums: as ``livestate`` has them.
+        sessions: how many sessions gave input.
     """
 
     window: Int64
     symbol: Int64
     prices: Float64
     sums: Int64
+    sessions: Int32
 
     def pick(self, which: npt.NDArray[Any]) -> Bars:
         """Return the bars at positions, or of a mask."""
-        return Bars(self.window[which], self.symbol[which], self.prices[:, which], self.sums[:, which])
+        return Bars(
+            self.window[which],
+            self.symbol[which],
+            self.prices[:, which],
+            self.sums[:, which],
+            self.sessions[which],
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Bars]) -> Bars:
+        """Return the bars of all."""
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            none = np.zeros(0, np.int64)
+            return cls(none, none, np.zeros((4, 0)), np.zeros((7, 0), np.int64), none.astype(np.int32))
+        return cls(
+            *(np.concatenate([getattr(part, each.name) for part in parts], axis=-1) for each in fields(cls))
+        )
 
 
 def windows_with(placed: Placed, rows: Int64) -> list[Window]:
@@ -180,7 +197,7 @@ def collect(
     found, total = all_prices[:, window_of, at], all_sums[:, window_of, at]
     found[HIGH] = np.maximum(found[HIGH], np.maximum(found[OPEN], found[CLOSE]))
     found[LOW] = np.minimum(found[LOW], np.minimum(found[OPEN], found[CLOSE]))
-    return Bars(window_of, symbols[at], found, total)
+    return Bars(window_of, symbols[at], found, total, np.ones(len(at), np.int32))
 
 
 def without_prices(prices: Float64, which: Bool) -> Float64:
@@ -193,7 +210,7 @@ def without_prices(prices: Float64, which: Bool) -> Float64:
 
 def table_of(
     bars: Bars,
-    windows: list[Window],
+    windows: Sequence[Window | DayWindow],
     symbols: Any,
     timeframes: tuple[Timeframe, ...],
     complete: bool,
@@ -218,7 +235,7 @@ def table_of(
         for name in ("number", "start", "end")
     )
     s = bars.sums
-    hi, lo = _notional(s)
+    hi, lo = notional(s)
     zeros = np.zeros(n, np.int64)
     table = finish(
         Partials(
@@ -240,7 +257,7 @@ def table_of(
             has_notional=s[NO_VWAP] == 0,
             trade_count=s[COUNT],
             has_trade_count=s[NO_COUNT] == 0,
-            sessions=np.ones(n, np.int32),
+            sessions=bars.sessions,
         ),
         "",
         np.full(n, complete),
@@ -273,15 +290,9 @@ def same_content(before: Bars, after: Bars) -> tuple[Bool, Int64]:
 
 
 def _content(bars: Bars) -> Float64:
-    """Return what is published of bars as doubles, NaN for null; shape (7, n)."""
+    """Return what is published of bars as doubles, NaN for null; shape (8, n)."""
     s = bars.sums
-    vwap = np.where(s[NO_VWAP] == 0, acc.vwap(*_notional(s), s[VOLUME]), np.nan)
+    vwap = np.where(s[NO_VWAP] == 0, acc.vwap(*notional(s), s[VOLUME]), np.nan)
     count = np.where(s[NO_COUNT] == 0, s[COUNT], np.nan)
-    return np.concatenate((bars.prices, [s[VOLUME] / np.float64(acc.MICRO), vwap, count]))
-
-
-def _notional(sums: Int64) -> tuple[Int64, UInt64]:
-    """Return the notional with its words carried."""
-    middle = sums[N1] + (sums[N0] >> 32)
-    low = ((middle & _LOW) << 32).view(np.uint64) | (sums[N0] & _LOW).view(np.uint64)
-    return sums[N2] + (middle >> 32), low
+    rest = [s[VOLUME] / np.float64(acc.MICRO), vwap, count, bars.sessions]
+    return np.concatenate((bars.prices, rest))

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fibflow.transforms import accumulators as acc
 from fibflow.transforms import tickrows
-from fibflow.transforms.bars import BarSpec
-from fibflow.transforms.calendar import NO_SESSION
+from fibflow.transforms.bars import BarSpec, daily_bars
+from fibflow.transforms.calendar import NO_SESSION, TradingCalendar
 from fibflow.transforms.conditions import Rule
+from fibflow.transforms.duplicates import resolve
 from fibflow.transforms.grid import Grid
 from fibflow.transforms.partials import (
     Partials,
@@ -28,8 +30,8 @@ from fibflow.transforms.partials import (
     numbers,
     run_starts,
 )
-from fibflow.transforms.schemas import DEAD_LETTERS
-from fibflow.transforms.timeframe import MINUTE_US, Timeframe
+from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, TIMESTAMP
+from fibflow.transforms.timeframe import MINUTE_US, Timeframe, TimeframeError
 from fibflow.transforms.validation import MAX_VWAP
 
 Bool = npt.NDArray[np.bool_]
@@ -42,6 +44,7 @@ Index = npt.NDArray[np.intp]
 NO_OPEN = int(np.iinfo(np.int64).max)
 NO_CLOSE = int(np.iinfo(np.int64).min)
 
+_DAY = Timeframe(1, 0)
 _HIGH_LOW, _OPEN_CLOSE, _VOLUME = (np.uint8(rule) for rule in (Rule.HIGH_LOW, Rule.OPEN_CLOSE, Rule.VOLUME))
 #: How much further up the bits lie that hold outside regular hours.
 _EXTENDED = np.uint8(3)
@@ -199,22 +202,39 @@ def windows_of(partials: Partials, grid: Grid) -> Iterator[tuple[Timeframe, Part
         yield timeframe, merged
 
 
-def aggregate_ticks(rows: pa.Table, spec: BarSpec) -> tuple[list[pa.Table], pa.Table]:
+def aggregate_ticks(
+    rows: pa.Table, spec: BarSpec, history: pa.Table | None = None, through: int | None = None
+) -> tuple[list[pa.Table], pa.Table]:
     """Return the bars of each timeframe, and the rows that did not count, of rows of a stream.
 
     Of trades with one (symbol, session, seq) the one that lies first in the stream counts: the least
     (sequence, sub, place). Minute rows are registers: the greatest (version, sequence, sub, place) counts.
+    Bars of several sessions are made of days: those of history, and after its last session those of ``1d``.
 
     Args:
         rows: TRADE_INPUT or MINUTE_INPUT in any order; whole symbols.
         spec: what to make. Rows of minutes that end after ``as_of`` are not used; it is the end of the newest
             session of the rows unless given.
+        history: DAILY_ROWS, a (symbol, session) once; for timeframes of several sessions only.
+        through: the session (days since 1970) after which days are made of ticks where history has none; its
+            last one unless given.
 
     Returns:
         Tables of ``partials.BAR_BATCH``, ended windows before open ones, each by symbol and ts; and one of
         DEAD_LETTERS with the reasons ``not_a_session`` and ``duplicate``.
+
+    Raises:
+        TimeframeError: for a timeframe of several sessions without history.
     """
-    grid = Grid(spec.timeframes, spec.calendar, spec.intraday_anchor)
+    short = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions <= 1)
+    long = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions > 1)
+    if long and history is None:
+        raise TimeframeError(
+            f"timeframe {long[0]}: bars of several sessions come with history; of ticks alone name minutes, "
+            "hours and 1d"
+        )
+    hidden = () if not long or _DAY in short else (_DAY,)
+    grid = Grid((*short, *hidden), spec.calendar, spec.intraday_anchor)
     minute = tickrows.minutes_of(numbers(rows, "ts"))
     session = spec.calendar.positions_at(minute)
     strays = session == NO_SESSION
@@ -222,23 +242,72 @@ def aggregate_ticks(rows: pa.Table, spec: BarSpec) -> tuple[list[pa.Table], pa.T
     if strays.any():
         letters.append(tickrows.dead_letters(rows.filter(as_arrow(strays)), tickrows.NOT_A_SESSION))
         rows, minute, session = rows.filter(as_arrow(~strays)), minute[~strays], session[~strays]
-    if not len(rows):
-        return [], _concat(letters)
-    as_of = int(spec.calendar.day_ends[int(session.max())]) if spec.as_of is None else spec.as_of
-    ahead = minute + MINUTE_US > as_of
-    if ahead.any():
+    as_of = spec.as_of
+    if as_of is None and len(rows):
+        as_of = int(spec.calendar.day_ends[int(session.max())])
+    if as_of is not None:
+        ahead = minute + MINUTE_US > as_of
         rows, minute, session = rows.filter(as_arrow(~ahead)), minute[~ahead], session[~ahead]
-        if not len(rows):
-            return [], _concat(letters)
-    symbols, symbol = encode_symbols(rows["symbol"])
-    fold = _trades if tickrows.is_trades(rows) else _registers
-    partials, losers = fold(symbols, symbol, minute, session, rows, grid)
-    if len(losers):
-        letters.append(tickrows.dead_letters(losers, tickrows.DUPLICATE))
-    bars = [
-        _bars(with_prices(made), timeframe, as_of, spec) for timeframe, made in windows_of(partials, grid)
-    ]
+    bars: list[pa.Table] = []
+    days: list[pa.Table] = []
+    if len(rows):
+        assert as_of is not None
+        symbols, symbol = encode_symbols(rows["symbol"])
+        fold = _trades if tickrows.is_trades(rows) else _registers
+        partials, losers = fold(symbols, symbol, minute, session, rows, grid)
+        if len(losers):
+            letters.append(tickrows.dead_letters(losers, tickrows.DUPLICATE))
+        for timeframe, made in windows_of(partials, grid):
+            priced = with_prices(made)
+            if timeframe not in hidden:
+                bars.append(_bars(priced, timeframe, as_of, spec))
+            if long and timeframe == _DAY:
+                days.append(finish(priced, timeframe.name, priced.end <= as_of))
+    if long:
+        assert history is not None
+        bars += long_bars(days, history, replace(spec, timeframes=long, as_of=as_of), through)
     return [part for part in bars if len(part)], _concat(letters)
+
+
+def long_bars(
+    days: Sequence[pa.Table], history: pa.Table, spec: BarSpec, through: int | None = None
+) -> Iterator[pa.Table]:
+    """Yield bars of several sessions, of official history and of the days that ticks made after it.
+
+    Args:
+        days: tables of BAR_BATCH, of ``1d``, each (symbol, session) once.
+        history: DAILY_ROWS, a (symbol, session) once; its rows count before days of ticks.
+        spec: of these timeframes only; a session that ``as_of`` cuts counts as far as its ticks go.
+        through: as ``aggregate_ticks`` has it.
+    """
+    calendar, as_of = spec.calendar, spec.as_of
+    last = pc.max(history["session"]) if through is None else pa.scalar(through, pa.int32()).cast(pa.date32())
+    rows = [history.cast(DAILY_ROWS).append_column("rank", as_arrow(np.ones(len(history), np.int32)))]
+    for table in days:
+        made = _daily_rows(table, calendar)
+        if last.is_valid:
+            made = made.filter(pc.greater(made["session"], last))
+        rows.append(made.append_column("rank", as_arrow(np.zeros(len(made), np.int32))))
+    winners, _ = resolve(pa.concat_tables(rows).unify_dictionaries(), "session", ranked=False)
+    if as_of is None:
+        yield from daily_bars(winners, spec)
+        return
+    running = int(np.searchsorted(calendar.day_starts, as_of, side="left")) - 1
+    whole = max(as_of, int(calendar.day_ends[max(running, 0)]))
+    for bars in daily_bars(winners, replace(spec, as_of=whole, complete_only=False)):
+        complete = pc.less_equal(bars["end"], pa.scalar(as_of, pa.int64()).cast(TIMESTAMP))
+        for name in ("complete", "final"):
+            bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), complete)
+        yield bars.filter(complete) if spec.complete_only else bars
+
+
+def _daily_rows(days: pa.Table, calendar: TradingCalendar) -> pa.Table:
+    """Return ``1d`` bars as DAILY_ROWS."""
+    session = calendar.days[calendar.positions_at(numbers(days, "ts"))]
+    columns = [
+        as_arrow(session).view(pa.date32()) if name == "session" else days[name] for name in DAILY_ROWS.names
+    ]
+    return pa.Table.from_arrays(columns, schema=DAILY_ROWS)
 
 
 def _concat(letters: list[pa.Table]) -> pa.Table:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
+
+from fibflow.benchmarks.streaming import fibonacci
 from fibflow.benchmarks.streaming.cluster import (
     ALL_TIMEFRAMES,
     BARS,
@@ -24,7 +27,7 @@ from fibflow.benchmarks.streaming.tapes import Stream
 from fibflow.io import livefollow, tables
 from fibflow.pipelines import tape
 from fibflow.transforms.calendar import TradingCalendar
-from fibflow.transforms.timeframe import INTRADAY, Timeframe
+from fibflow.transforms.timeframe import FIBONACCI, INTRADAY, Timeframe
 
 #: What is set to come by itself does within this, seconds: open bars a quarter of a second after others,
 #: watermarks every fifth.
@@ -243,3 +246,18 @@ def shape_of(stage: str, stream: str, calendar: TradingCalendar, parallelism: in
         store=stage == "redis",
         parallelism=parallelism,
     )
+
+
+def with_fibonacci(shape: Shape, saved: tape.SavedTape, session: str) -> tuple[Shape, int]:
+    """Return the shape of the same job with Fibonacci timeframes, and how many more bars it makes.
+
+    Args:
+        shape: of a job with a lake.
+        saved: the tape that it reads.
+        session: of the tape, its date.
+    """
+    calendar = shape.calendar
+    position = int(calendar.positions(np.array([session], "datetime64[D]").astype(np.int32))[0])
+    rows = fibonacci.history_of(saved.truth.symbols, calendar, position)
+    more = fibonacci.bars_ended(saved.truth.symbols, calendar, position)
+    return replace(shape, timeframes=(*shape.timeframes, *FIBONACCI), history=rows), more

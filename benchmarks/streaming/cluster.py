@@ -20,11 +20,13 @@ import apache_beam as beam
 import pyarrow as pa
 import redis
 
+from fibflow.benchmarks.streaming import fibonacci
 from fibflow.benchmarks.streaming.cpu import CpuSampler
 from fibflow.benchmarks.streaming.meters import Meter, Notes, read_notes
 from fibflow.io import tables
 from fibflow.io.aws import AwsConfig
 from fibflow.io.flinkrest import FlinkError, FlinkRest, flink_name
+from fibflow.io.historystart import history_start
 from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.address import KinesisAddress
 from fibflow.io.kinesis.errors import kinesis_client
@@ -77,6 +79,7 @@ class Shape:
         parallelism: subtasks a step; the source's lanes as well.
         poll_s: from one read of a shard to the next.
         lags: note how late ticks leave the parser.
+        history: daily rows, for timeframes of several sessions.
     """
 
     stream: str
@@ -87,6 +90,7 @@ class Shape:
     parallelism: int = 2
     poll_s: float = 0.25
     lags: bool = False
+    history: pa.Table | None = None
 
 
 @dataclass
@@ -319,6 +323,11 @@ class BenchCluster:
         lanes = plan(self.client, address, int(time.time() * 1e6), time.sleep, random.Random(0).random)
         anchor = IntradayAnchor.MIDNIGHT
         shared = {tables.CALENDAR: shape.calendar.name, tables.PRICE_BASIS: "raw"}
+        lake, start = Lake(str(folder / "lake")), None
+        if shape.history is not None:
+            fibonacci.land(lake, shape.history, shape.calendar)
+            long = [timeframe for timeframe in shape.timeframes if timeframe.sessions > 1]
+            start = history_start(lake, long, shape.calendar, "raw")
         return LiveJob(
             lanes=lanes,
             aws=self.aws,
@@ -326,7 +335,8 @@ class BenchCluster:
             spec=BarSpec(tuple(shape.timeframes) or ALL_TIMEFRAMES, shape.calendar, intraday_anchor=anchor),
             policy=StreamPolicy(buckets=BUCKETS),
             source=SourceOptions.of(address),
-            lake=Lake(str(folder / "lake")) if shape.lake else None,
+            lake=lake if shape.lake else None,
+            history=start,
             job=StreamJob(name, 1, run),
             store=store,
             properties={

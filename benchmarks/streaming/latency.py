@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from fibflow.benchmarks.streaming import visible
+from fibflow.benchmarks.streaming import fibonacci, visible
 from fibflow.benchmarks.streaming.cluster import (
+    ALL_TIMEFRAMES,
     BARS,
     PARSED,
     BenchCluster,
@@ -32,7 +33,7 @@ from fibflow.io import livefollow
 from fibflow.io.liverecords import frame_of
 from fibflow.pipelines.replay import make_ready
 from fibflow.transforms.calendar import load_calendar
-from fibflow.transforms.timeframe import INTRADAY
+from fibflow.transforms.timeframe import FIBONACCI, INTRADAY
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Trades come at any hour here.
@@ -103,7 +104,13 @@ class Seen:
 
 
 def run(
-    cluster: BenchCluster, rate: float, seconds: float, warm_s: float, symbols: int, shards: int
+    cluster: BenchCluster,
+    rate: float,
+    seconds: float,
+    warm_s: float,
+    symbols: int,
+    shards: int,
+    with_history: bool = False,
 ) -> Latency:
     """Run the whole graph on a feed in real time and measure.
 
@@ -113,6 +120,7 @@ def run(
         seconds: measured.
         warm_s: before, not measured.
         symbols, shards: of the feed.
+        with_history: with Fibonacci timeframes too.
 
     Raises:
         BenchmarkError: the job or the feed failed, or trades were not seen.
@@ -121,6 +129,11 @@ def run(
     make_ready(cluster.client, STREAM, shards, time.monotonic, time.sleep)
     calendar = load_calendar(CALENDAR, time.gmtime().tm_year + 2)
     shape = Shape(STREAM, calendar, parallelism=shards, lags=True)
+    if with_history:
+        today = int(np.searchsorted(calendar.day_starts, time.time() * 1e6, side="right")) - 1
+        names = [name_of(number) for number in range(symbols)]
+        rows = fibonacci.history_of(symbols, calendar, today, names)
+        shape = replace(shape, timeframes=(*ALL_TIMEFRAMES, *FIBONACCI), history=rows)
     sent_path = cluster.folder / "sent.arrow"
     with cluster.sampler() as sampler:
         job = cluster.submit(shape, "live")

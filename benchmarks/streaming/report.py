@@ -20,10 +20,12 @@ Plain = Mapping[str, Any]
 #: What the project holds itself to.
 RATE_GOAL = 300_000
 LATENCY_GOALS = {"prices": {"p50": 0.5, "p99": 1.0}, "bars": {"p50": 0.75, "p99": 1.25}}
+FIBONACCI_GOAL = 0.1
 FLAT_GOAL = 0.10
 #: Where in a session the sizes of steps are told.
 _PLACES = (("half", "half_steps"), ("end", "whole_steps"))
-PARTS = ("stages", "growth", "latency", "checkpoints", "profile")
+PARTS = ("stages", "growth", "latency", "fibonacci", "checkpoints", "profile")
+WITHOUT, WITH = "without Fibonacci timeframes", "with 3d, 5d, 8d, 13d, 21d and 34d"
 STAGES: dict[str, str] = {
     "read": "read and parse",
     "minute": "+ one-minute bars, de-duplicated",
@@ -222,6 +224,39 @@ def latency(part: Plain) -> str:
     return "\n\n".join([text, table, bullets, used])
 
 
+def fibonacci(part: Plain) -> str:
+    """Return the section on what Fibonacci timeframes cost."""
+    runs, lives = part["runs"], grouped(part["lives"])
+    words = {"prices": "last price", "bars": "one-minute bar"}
+    head = ("milliseconds", *(f"{what} {place}" for what in words.values() for place in ("p50", "p99")))
+    rows = [
+        [name, *(_ms(_quantile(some, what, place)) for what in words for place in ("p50", "p99"))]
+        for name, some in lives.items()
+    ]
+    ratios = {"ticks a second": _of(grouped(runs)[WITH], "rate") / _of(grouped(runs)[WITHOUT], "rate")}
+    for what, place in ((what, place) for what in words for place in ("p50", "p99")):
+        with_, without = (_quantile(lives[name], what, place) for name in (WITH, WITHOUT))
+        ratios[f"{words[what]} {place}"] = with_ / without
+    worst = max((abs(1 - ratio) for name, ratio in ratios.items() if _is_worse(name, ratio)), default=0.0)
+    reached = "reached" if worst <= FIBONACCI_GOAL else f"missed: {100 * worst:.0f} %"
+    verdict_ = (
+        f"Goal: nothing worse by more than {100 * FIBONACCI_GOAL:.0f} %, {reached}. With over without: "
+    )
+    verdict_ += ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()) + "."
+    return "\n\n".join(
+        [_text(texts.FIBONACCI), rates(runs, {}), _table(head, rows), textwrap.fill(verdict_, _WIDTH)]
+    )
+
+
+def _quantile(runs: Sequence[Plain], what: str, place: str) -> float:
+    return median(float(run[what][place]) for run in runs)
+
+
+def _is_worse(name: str, ratio: float) -> bool:
+    """Return whether a ratio is to the bad: of a rate below 1, of a latency above."""
+    return ratio < 1 if name == "ticks a second" else ratio > 1
+
+
 def spread(sizes: Sequence[int]) -> float:
     """Return by how much sizes differ at most, as a part of the least; NaN for none."""
     return max(sizes) / min(sizes) - 1 if sizes and min(sizes) else float("nan")
@@ -301,6 +336,7 @@ _SECTIONS = {
     "stages": lambda part, about: stages(part, about),
     "growth": lambda part, about: growth(part, about),
     "latency": lambda part, about: latency(part),
+    "fibonacci": lambda part, about: fibonacci(part),
     "checkpoints": lambda part, about: checkpoints(part),
     "profile": lambda part, about: profile(part),
 }

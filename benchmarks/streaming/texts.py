@@ -42,6 +42,13 @@ its stamp until the reader had a last price of its symbol that is not older, or 
 it. Every trade counts, those that others overtook among them.
 """
 
+FIBONACCI = """## With Fibonacci timeframes
+
+The whole graph as above, and the same with the six Fibonacci timeframes beside the others: official history
+of 40 sessions of all symbols in the state, and six more open bars a symbol with each change. Both catch up
+with the same tape, and follow the same live feed, in turns.
+"""
+
 CHECKPOINTS = """## The size of checkpoints
 
 As Flink tells it: the whole state, also where a checkpoint wrote only what is new. First nothing comes, for

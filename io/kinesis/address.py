@@ -11,6 +11,7 @@ from fibflow.io.kinesis.errors import KinesisError
 
 TRIM_HORIZON = "TRIM_HORIZON"
 LATEST = "LATEST"
+SESSION = "SESSION"
 
 _KEYS = ("start", "lanes", "poll", "rate", "stop")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -22,8 +23,9 @@ class KinesisAddress:
 
     Attributes:
         stream: name of the stream.
-        start: ``TRIM_HORIZON`` (the oldest record kept), ``LATEST`` (what comes after the launch), or the
-            arrival time from which on to read, UTC microseconds.
+        start: ``TRIM_HORIZON`` (the oldest record kept), ``LATEST`` (what comes after the launch),
+            ``SESSION`` (from the beginning of the running session's day, else as ``LATEST``), or the arrival
+            time from which on to read, UTC microseconds.
         lanes: how many lanes read it; no more than it has shards.
         poll: seconds between two reads of a shard, 0.2 or more: the service allows five a second for all
             that read it.
@@ -42,8 +44,8 @@ class KinesisAddress:
     def parse(cls, text: str) -> KinesisAddress:
         """Read an address.
 
-        Keys are ``start`` (``TRIM_HORIZON``, ``LATEST`` or an ISO time, UTC where it has no zone), ``lanes``,
-        ``poll``, ``rate`` and ``stop=end``.
+        Keys are ``start`` (``TRIM_HORIZON``, ``LATEST``, ``SESSION`` or an ISO time, UTC where it has no
+        zone), ``lanes``, ``poll``, ``rate`` and ``stop=end``.
 
         Raises:
             KinesisError: The text is no address of a stream.
@@ -77,14 +79,14 @@ class KinesisAddress:
 
 
 def _start(text: str, value: str) -> str | int:
-    if value in (TRIM_HORIZON, LATEST):
+    if value in (TRIM_HORIZON, LATEST, SESSION):
         return value
     try:
         # In a query the '+' of a zone reads as a blank.
         moment = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
     except ValueError as error:
         raise KinesisError(
-            f"{text!r}: start is {TRIM_HORIZON}, {LATEST} or a time such as 2024-03-08T14:30:00Z"
+            f"{text!r}: start is {TRIM_HORIZON}, {LATEST}, {SESSION} or a time such as 2024-03-08T14:30:00Z"
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

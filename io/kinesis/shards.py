@@ -76,6 +76,19 @@ def list_shards(
     raise AssertionError
 
 
+def kept_us(client: Any, stream: str) -> int:
+    """Return for how long a stream keeps a record, microseconds.
+
+    Raises:
+        KinesisError: The stream does not exist, or may not be looked at.
+    """
+    try:
+        told = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]
+    except Exception as error:
+        raise KinesisError(explain(error, stream)) from error
+    return int(told["RetentionPeriodHours"]) * 3_600_000_000
+
+
 def children(shards: Iterable[Shard], ended: str) -> tuple[str, ...]:
     """Return the shards that the lane of ``ended`` reads after it.
 

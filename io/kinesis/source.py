@@ -27,12 +27,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import coders as beam_coders
 from apache_beam import pvalue
-from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker, WatermarkEstimator
+from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.shared import Shared
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.kinesis.address import KinesisAddress
@@ -40,6 +40,7 @@ from fibflow.io.kinesis.decoded import TAGS, Decoded, Decoder
 from fibflow.io.kinesis.errors import Clock, Sleep, kinesis_client
 from fibflow.io.kinesis.positions import Lane, LaneState
 from fibflow.io.kinesis.reader import LaneReader, Limits, Poll
+from fibflow.io.watermark import SteppedWatermark
 from fibflow.transforms.coders import tables_of
 
 _THREADS = 8
@@ -176,29 +177,6 @@ class LaneRestrictions(RestrictionProvider):
         """Return None: a job that drains stops reading."""
 
 
-class LaneWatermark(WatermarkEstimator):
-    """A watermark that ``advance`` moves, and only forward. Its state is UTC microseconds."""
-
-    def __init__(self, micros: int) -> None:
-        self._micros = micros
-
-    def observe_timestamp(self, timestamp: Timestamp) -> None:
-        """Pass it over: the timestamps of output follow the watermark."""
-
-    def current_watermark(self) -> Timestamp:
-        """Return the watermark."""
-        return Timestamp(micros=self._micros)
-
-    def get_estimator_state(self) -> int:
-        """Return the watermark."""
-        return self._micros
-
-    def advance(self, micros: int | None) -> None:
-        """Move it forward to a time; None and earlier times leave it."""
-        if micros is not None:
-            self._micros = max(self._micros, micros)
-
-
 class LaneWatermarks(WatermarkEstimatorProvider):
     """Makes the watermarks of lanes."""
 
@@ -206,9 +184,9 @@ class LaneWatermarks(WatermarkEstimatorProvider):
         """Return the beginning of time."""
         return int(MIN_TIMESTAMP.micros)
 
-    def create_watermark_estimator(self, estimator_state: int) -> LaneWatermark:
+    def create_watermark_estimator(self, estimator_state: int) -> SteppedWatermark:
         """Return one that goes on from its state."""
-        return LaneWatermark(estimator_state)
+        return SteppedWatermark(estimator_state)
 
     def estimator_state_coder(self) -> beam_coders.Coder:
         """Return a coder of integers."""

@@ -10,20 +10,25 @@ from hypothesis import strategies as st
 from fibflow.benchmarks.streaming import report, visible
 from fibflow.benchmarks.streaming.cluster import BenchmarkError
 from fibflow.benchmarks.streaming.cpu import spent
+from fibflow.benchmarks.streaming.fibonacci import bars_ended, history_of, land
 from fibflow.benchmarks.streaming.kernel import STEPS
 from fibflow.benchmarks.streaming.latency import Seen, evaluate
 from fibflow.benchmarks.streaming.meters import Meter, Notes, middle_rate, rate, read_lags, read_notes
 from fibflow.benchmarks.streaming.pacer import SENT, Feed, name_of, pace
 from fibflow.benchmarks.streaming.tapes import SESSIONS, ShardFiller, batches, saved_tape
+from fibflow.io.historystart import history_start
 from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.packing import Record
+from fibflow.io.lake import Lake
 from fibflow.io.liverecords import BAR, PRICE, Grouped, Packed
 from fibflow.io.ticks import DecodeTicks
 from fibflow.pipelines import tape
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.calendar import load_calendar
 from fibflow.transforms.schemas import RECORDS, TIMESTAMP
+from fibflow.transforms.timeframe import FIBONACCI
 
+XNYS = load_calendar("XNYS", 2028)
 NOTHING = np.zeros(20, np.int64)
 ABOUT = {"shards": 2, "minutes": 20, "checkpoint_s": 5.0, "cores": 2, "layout": "Flink: one"}
 
@@ -50,6 +55,12 @@ def catch_up(name: str, per_second: float, **more: Any) -> dict[str, Any]:
 
 def part(*runs: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"about": ABOUT, "runs": list(runs), **more}
+
+
+def fibonacci(rate: float = 230_000.0, p99: float = 1.1) -> dict[str, Any]:
+    runs = [catch_up(report.WITHOUT, 240_000.0), catch_up(report.WITH, rate)]
+    lives = [live(1.1) | {"name": report.WITHOUT}, live(p99) | {"name": report.WITH}]
+    return part(*runs, lives=lives)
 
 
 def live(p99: float) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def results() -> dict[str, Any]:
             ),
             "growth": part(catch_up("2", 240_000.0), catch_up("1", 180_000.0)),
             "latency": part(live(0.9), warm_s=20.0),
+            "fibonacci": fibonacci(),
             "checkpoints": part(sizes([20_000, 21_000, 20_500])),
             "profile": part({"ticks": 1_000_000, "symbols": 5_350, "seconds": dict.fromkeys(STEPS, 0.5)}),
         }
@@ -111,6 +123,7 @@ def test_the_page_has_all_parts_the_date_and_the_machine():
         "## Catching up",
         "## Growth",
         "## Live",
+        "## With Fibonacci timeframes",
         "## The size of checkpoints",
         "## What a tick costs",
     ]
@@ -148,6 +161,29 @@ def test_rounds_become_a_median_with_its_range():
 def test_the_goal_of_the_whole_graph_is_said_to_be_reached_or_not(per_second, told):
     assert report.verdict([catch_up("read", 1e6), catch_up("redis", per_second)]).endswith(told)
     assert report.verdict([catch_up("read", 1e6)]) == ""
+
+
+def test_fibonacci_timeframes_are_held_to_their_goal():
+    text = report.fibonacci(fibonacci())
+    assert "Goal: nothing worse by more than 10 %, reached." in text
+    assert "ticks a second 0.96, last price p50 1.00" in text
+    assert "missed: 25 %" in report.fibonacci(fibonacci(rate=180_000.0))
+    assert "missed: 20 %" in report.fibonacci(fibonacci(p99=1.32))
+    assert "reached" in report.fibonacci(fibonacci(rate=400_000.0, p99=0.1))
+
+
+def test_history_of_the_benchmark_ends_windows(tmp_path):
+    position = int(XNYS.positions(np.array([SESSIONS[0]], "datetime64[D]").astype(np.int32))[0])
+    rows = history_of(3, XNYS, position, ["A", "B", "C"])
+    assert rows["symbol"].unique().to_pylist() == ["A", "B", "C"]
+    lake = Lake(str(tmp_path))
+    land(lake, rows, XNYS)
+    start = history_start(lake, FIBONACCI, XNYS, "raw")
+    assert start.through == int(XNYS.days[position - 1])
+    ends = [
+        timeframe.name for timeframe in FIBONACCI if (position + 1 - XNYS.origin) % timeframe.sessions == 0
+    ]
+    assert bars_ended(3, XNYS, position) == 3 * len(ends)
 
 
 def test_latency_is_held_to_its_goals():

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,6 +17,8 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
@@ -24,17 +27,20 @@ from fibflow.io.aws import AwsConfig
 from fibflow.io.flinkrest import FlinkRest
 from fibflow.io.kinesis.errors import kinesis_client
 from fibflow.io.kinesis.producer import PutOptions, PutTicks
+from fibflow.io.livestore import LiveStore
 from fibflow.pipelines import playback, tape
 from fibflow.runners.services.stack import Stack
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.conditions import minute_input, trade_input
-from fibflow.transforms.schemas import BARS, DEAD_LETTERS
+from fibflow.transforms.schemas import BARS, DAILY_ROWS, DEAD_LETTERS, TIMESTAMP
 from fibflow.transforms.ticks import aggregate_ticks
-from fibflow.transforms.timeframe import INTRADAY, MINUTE_US, Timeframe
+from fibflow.transforms.timeframe import FIBONACCI, INTRADAY, MINUTE_US, Timeframe
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEFRAMES = (*INTRADAY, Timeframe(1, 0))
+TIMEFRAMES = (*INTRADAY, Timeframe(1, 0), *FIBONACCI)
+#: Sessions of official history: those of the longest window, and some more.
+PAST = 40
 SHARDS = 3
 #: Everything that goes wrong at once, as parts of the messages.
 DISORDER = tape.Disorder(
@@ -50,10 +56,15 @@ _WITHIN_S = max(240.0, SYMBOLS / 4)
 
 @dataclass
 class Market:
-    """Some sessions of made-up symbols as a tape."""
+    """Some sessions of made-up symbols as a tape, and official history up to the first of them.
+
+    ``last`` is the position of the last session.
+    """
 
     calendar: TradingCalendar
     tape: tape.Tape
+    history: pa.Table
+    last: int
 
     @classmethod
     def of(
@@ -68,11 +79,20 @@ class Market:
         exchange = load_calendar(calendar, 2027)
         days = np.array([np.datetime64(date.fromisoformat(day), "D") for day in sessions]).astype(np.int64)
         assert (exchange.positions(days) >= 0).all()
-        rows = tape.synthetic_daily(symbols, days, np.random.default_rng(seed))
+        first = int(exchange.positions(days[:1])[0])
+        past = exchange.days[first - PAST : first].astype(np.int64)
+        rows = tape.synthetic_daily(symbols, np.concatenate((past, days)), np.random.default_rng(seed))
+        is_past = pc.less(rows["session"], pa.scalar(int(days[0]), pa.int32()).cast(pa.date32()))
         made = tape.make(
-            rows, exchange, feed=feed, trades=trades, disorder=DISORDER, seed=seed, final_heartbeat=True
+            rows.filter(pc.invert(is_past)),
+            exchange,
+            feed=feed,
+            trades=trades,
+            disorder=DISORDER,
+            seed=seed,
+            final_heartbeat=True,
         )
-        return cls(exchange, made)
+        return cls(exchange, made, rows.filter(is_past), int(exchange.positions(days[-1:])[0]))
 
     def segments(self) -> list[Segment]:
         """Return the tape in parts, each with what comes late to it at the end of the next one's wait.
@@ -231,6 +251,29 @@ class LiveRun:
             return trade_input(ticks.trades_of(archive))
         return minute_input(ticks.aggregates_of(archive, "AM"))
 
+    def land(self, rows: pa.Table, name: str = "history") -> None:
+        """Land daily rows as a user would; a later name is a later file, and its rows count."""
+        raw = self.folder / name
+        raw.mkdir()
+        stamps = rows["session"].cast(pa.timestamp("us", tz="UTC"))
+        columns = [rows[each] for each in ("symbol", "open", "high", "low", "close", "volume")]
+        made = pa.table(
+            [*columns, stamps], names=["symbol", "open", "high", "low", "close", "volume", "timestamp"]
+        )
+        pq.write_table(made, raw / f"{name}.parquet")
+        done = self.command(
+            "pipelines.load",
+            *("--input", str(raw), "--lake", str(self.lake), "--calendar", self.market.calendar.name),
+            *("--price-basis", "raw"),
+        )
+        assert done.returncode == 0, done.stderr
+
+    def official(self) -> pa.Table:
+        """What bronze.daily holds now."""
+        daily = self.table("bronze.daily")
+        assert daily is not None
+        return daily.select(DAILY_ROWS.names).cast(DAILY_ROWS)
+
     # The job ----------------------------------------------------------------------------------------------
 
     def submit(self, *more: str) -> str:
@@ -240,6 +283,7 @@ class LiveRun:
             *("--source", f"kinesis://{self.stream}?start=TRIM_HORIZON&lanes=2&poll=0.2&rate=20000000"),
             *("--bars-from", self.feed, "--lake", str(self.lake), "--redis", self.stack.env["REDIS_URL"]),
             *("--calendar", self.market.calendar.name, "--buckets", str(BUCKETS), "--parallelism", "2"),
+            *("--timeframes", ",".join(timeframe.name for timeframe in TIMEFRAMES)),
             *("--runner", "flink", "--flink-master", self.stack.address("job-manager")),
             *("--worker-pool", self.stack.address("worker-pool")),
             *("--job-endpoint", self.stack.address("job-server")),
@@ -268,6 +312,12 @@ class LiveRun:
         except TableNotFoundError:
             return None
 
+    def open_bars(self, timeframe: str) -> pa.Table:
+        """What the live store holds of windows that have not ended."""
+        with LiveStore(self.stack.env["REDIS_URL"], buckets=BUCKETS) as store:
+            bars = store.open_bars()
+        return bars.filter(pc.field("timeframe") == timeframe)
+
     def rows(self, name: str) -> int:
         found = self.table(name)
         return 0 if found is None else len(found)
@@ -286,19 +336,33 @@ class LiveRun:
             bars, losers = self.batch()
             refused = truth.broken + len(losers)
             return (
-                live is not None
-                and number(query, live=live) >= len(bars)
-                and self.rows("dead_letters") >= refused
+                live is not None and number(query, live=live) >= len(bars) and len(self.refused()) >= refused
             )
 
         wait_until(final, "every bar is final, and every refused row there")
 
+    def refused(self) -> pa.Table:
+        """The stream's dead letters; a load has some of its own."""
+        dead = self.table("dead_letters")
+        if dead is None:
+            return DEAD_LETTERS.empty_table()
+        return dead.filter(pc.starts_with(dead["origin"], "kinesis:"))
+
     def batch(self) -> tuple[pa.Table, pa.Table]:
-        """Return what batch makes of what is archived and not late: bars, and rows that do not count."""
-        calendar = self.market.calendar
-        spec = BarSpec(TIMEFRAMES, calendar, as_of=int(calendar.day_ends[-10]))
-        made, losers = aggregate_ticks(self.feed_rows(self.kept()), spec)
-        return pa.concat_tables(made).cast(BARS), losers
+        """Return what batch makes of history and of what is archived and not late.
+
+        Returns:
+            Bars of windows that have ended, but for those that history ended; and rows that do not count.
+        """
+        calendar, before = self.market.calendar, pc.max(self.market.history["session"])
+        spec = BarSpec(
+            TIMEFRAMES, calendar, as_of=int(calendar.day_ends[self.market.last]), complete_only=True
+        )
+        through = before.cast(pa.int32()).as_py()
+        made, losers = aggregate_ticks(self.feed_rows(self.kept()), spec, self.official(), through)
+        begun = int(calendar.day_ends[int(calendar.positions(np.array([through]))[0])])
+        bars = pa.concat_tables(made).cast(BARS)
+        return bars.filter(pc.greater(bars["end"], pa.scalar(begun, pa.int64()).cast(TIMESTAMP))), losers
 
     def archived(self) -> int:
         """Messages in bronze.ticks, each once."""
@@ -338,10 +402,12 @@ class Verdict:
     duplicates: int
     unreadable: int
     used: int
+    long: dict[str, int]
 
 
 IDENTITY = "shard, sequence, sub, place"
 _KEY = "symbol, timeframe, ts"
+_LONG = {timeframe.name for timeframe in FIBONACCI}
 _COLUMNS = ", ".join(f'"{name}"' for name in BARS.names if name != "revision")
 
 
@@ -360,7 +426,7 @@ def number(query: str, **tables: pa.Table) -> int:
 
 def compare(run: LiveRun) -> Verdict:
     """Compare silver.live with batch over (bronze.ticks minus late), by SQL of its own."""
-    archive, late, live, dead = map(run.table, ("bronze.ticks", "late", "silver.live", "dead_letters"))
+    archive, late, live = map(run.table, ("bronze.ticks", "late", "silver.live"))
     assert archive is not None
     assert live is not None
     once = sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive).cast(archive.schema)
@@ -371,7 +437,7 @@ def compare(run: LiveRun) -> Verdict:
     newest = f"select distinct on ({_KEY}) * from live order by revision desc, final desc"
     latest = sql(newest, live=live)
     both = {"batch": batch, "latest": latest}
-    dead = DEAD_LETTERS.empty_table() if dead is None else dead
+    dead = run.refused()
     kind = "T" if run.feed == "trades" else "AM"
     return Verdict(
         bars=len(batch),
@@ -387,4 +453,5 @@ def compare(run: LiveRun) -> Verdict:
         duplicates=number("select count(*) from dead where reason = 'duplicate'", dead=dead),
         unreadable=number("select count(*) from dead where reason <> 'duplicate'", dead=dead),
         used=len(run.feed_rows(run.kept())) - len(losers),
+        long=Counter(name for name in latest["timeframe"].to_pylist() if name in _LONG),
     )

@@ -6,8 +6,11 @@ For minute rows as they come; for trades while servers are killed, shards split 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from fibflow.runners.services.stack import Stack
@@ -17,6 +20,9 @@ from fibflow.transforms.timeframe import MINUTE_US
 
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.
 HALF_DAY_AND_DST = ("2024-03-28", "2024-04-02")
+#: With the second of them end windows of 3, 5, 8 and 34 sessions.
+WINDOWS_END = ("2024-05-10", "2024-05-13")
+CORRECTED_WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,7 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
     market = Market.of("minutes", HALF_DAY_AND_DST, SYMBOLS, "XSTO")
     run = LiveRun(stack, tmp_path, market, "ticks-minutes", "minutes")
     run.create_stream()
+    run.land(market.history)
     run.submit()
     try:
         for segment in market.segments():
@@ -55,13 +62,15 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
 def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(
     stack: Stack, kinesis: str, tmp_path: Path
 ) -> None:
-    market = Market.of("trades", HALF_DAY_AND_DST, SYMBOLS, "XSTO", seed=11)
+    market = Market.of("trades", WINDOWS_END, SYMBOLS, "XSTO", seed=11)
     run = LiveRun(stack, tmp_path, market, "ticks-faults", "trades", kinesis=kinesis)
     run.create_stream()
+    run.land(market.history)
     first = run.submit()
     begun, late_to_it, then, *rest = market.segments()
     try:
         run.play(begun)
+        correct(run, market)
         run.play(late_to_it)
         wait_until(lambda: len(run.rest.checkpoints(first)) > 0, "a checkpoint")
         stack.kill9("task-manager")
@@ -89,7 +98,26 @@ def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(
     found = compare(run)
     assert found.bars > 10_000
     assert (found.missing, found.surplus, found.different) == (0, 0, 0)
+    assert found.long == dict.fromkeys(("3d", "5d", "8d", "34d"), SYMBOLS)
     assert min(found.late, found.revised, found.duplicates) > 0
     assert found.unreadable == market.tape.truth.broken
     assert found.ticks == market.tape.truth.readable
     assert found.ticks == found.used + found.duplicates + found.late
+
+
+def correct(run: LiveRun, market: Market) -> None:
+    """Land corrections of the session before the last one of history: open bars follow, without a restart."""
+    day = market.calendar.days[market.last - 3].astype("datetime64[D]").astype(date)
+    rows = market.history.filter(pc.equal(market.history["session"], pa.scalar(day)))
+    highs = 1000 * rows["high"].to_numpy()
+    told = dict(zip(rows["symbol"].to_pylist(), highs.tolist(), strict=True))
+
+    def shown(timeframe: str) -> dict[str, float]:
+        return {str(bar["symbol"]): bar["high"] for bar in run.open_bars(timeframe).to_pylist()}
+
+    # The job has its history, and some ticks.
+    wait_until(lambda: set(shown("34d")) == set(told), "there are open bars of 34 sessions")
+    assert not set(shown("34d").values()) & set(told.values())
+    run.land(rows.set_column(rows.schema.get_field_index("high"), "high", pa.array(highs)), "later")
+    follow = "open bars follow the correction"
+    wait_until(lambda: shown("5d") == shown("34d") == told, follow, CORRECTED_WITHIN_S)

@@ -76,9 +76,8 @@ def calendar(name: str) -> Calendar:
     found = exchange_calendars.get_calendar(name, start=start, end="2030-12-31")
     zone = ZoneInfo(str(found.tz))
     # The library's own sessions hold the regular holidays of the years before 1970.
-    holidays = {
-        day.date() for rule in found.regular_holidays.rules for day in rule.dates("1900-01-01", "2030-12-31")
-    }
+    rules = found.regular_holidays.rules if found.regular_holidays is not None else ()
+    holidays = {day.date() for rule in rules for day in rule.dates("1900-01-01", "2030-12-31")}
 
     def midnight(day: date) -> int:
         return micros(datetime(day.year, day.month, day.day, tzinfo=zone))

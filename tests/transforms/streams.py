@@ -12,7 +12,7 @@ import pyarrow as pa
 from fibflow.tests.transforms.tables import dicts
 from fibflow.transforms.livebars import LiveBars, Output, Plan
 from fibflow.transforms.livebucket import Memo
-from fibflow.transforms.livecells import BASE, HEAD, MINUTES, REVISIONS, SEEN
+from fibflow.transforms.livecells import BASE, DAYS, HEAD, MINUTES, REVISIONS, SEEN
 from fibflow.transforms.schemas import MINUTE_INPUT, TRADE_INPUT
 
 MINUTE = 60_000_000
@@ -81,11 +81,11 @@ class MemoryCells:
         self.written += len(value)
 
     def parts(self, name: str) -> list[bytes]:
-        assert name in (*MINUTES, *SEEN)
+        assert name in (*MINUTES, *SEEN, DAYS)
         return list(self.bags.get(name, []))
 
     def append(self, name: str, part: bytes) -> None:
-        assert name in (*MINUTES, *SEEN)
+        assert name in (*MINUTES, *SEEN, DAYS)
         self.bags.setdefault(name, []).append(bytes(part))
         self.written += len(part)
 
@@ -132,6 +132,9 @@ class Bucket:
     def add(self, rows: pa.Table | Sequence[dict]) -> Output:
         table = rows if isinstance(rows, pa.Table) else stream_table(rows)
         return self._keep(LiveBars(self.plan, self.cells, self.memo).add(table))
+
+    def take_history(self, element: pa.Table) -> Output:
+        return self._keep(LiveBars(self.plan, self.cells, self.memo).take_history(element))
 
     def look(self, marker: str = "") -> tuple[bool, list[dict]] | None:
         """Let open bars out; return whether they were all, and the bars."""

@@ -32,7 +32,7 @@ from fibflow.transforms.livebucket import MOST_PARTS, Memo
 from fibflow.transforms.livecells import HEAD, MINUTES, REVISIONS, SEEN, StateError
 from fibflow.transforms.schemas import TRADE_INPUT
 from fibflow.transforms.ticks import aggregate_ticks
-from fibflow.transforms.timeframe import TimeframeError, parse_timeframes
+from fibflow.transforms.timeframe import Anchor, TimeframeError, parse_timeframes
 
 XNYS = calendar("XNYS")
 OPEN = ny("2024-07-02T09:30")
@@ -498,9 +498,15 @@ def test_options_of_history_are_refused(options: Any):
         Plan(BarSpec(parse_timeframes("1m"), XNYS, **options), StreamPolicy())
 
 
+def test_several_sessions_are_counted_as_the_exchange_does():
+    spec = BarSpec(parse_timeframes("1m,5d"), XNYS, anchor=Anchor.LISTING)
+    with pytest.raises(TimeframeError, match="timeframe 5d: a stream counts sessions from the anchor exch"):
+        Plan(spec, StreamPolicy())
+
+
 def test_several_sessions_come_with_history():
     with pytest.raises(TimeframeError, match="timeframe 5d: bars of several sessions come with history"):
-        plan("1m,5d")
+        aggregate_ticks(TRADE_INPUT.empty_table(), BarSpec(parse_timeframes("1m,5d"), XNYS))
 
 
 def test_an_element_is_not_changed():

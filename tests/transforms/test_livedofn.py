@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
@@ -27,19 +29,22 @@ from fibflow.tests.transforms.streams import (
     stream_table,
     trade,
 )
-from fibflow.tests.transforms.tables import calendar, dicts, ny
+from fibflow.tests.transforms.tables import calendar, days, dicts, ny, table
+from fibflow.tests.transforms.tables import row as day_row
 from fibflow.transforms import coders
 from fibflow.transforms.aggregate import BARS, DEAD_LETTERS, LATE, OPEN, AggregateBars, aggregate
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.buckets import bucket_of
+from fibflow.transforms.history import Note, with_note
 from fibflow.transforms.livebars import StreamPolicy
 from fibflow.transforms.livedofn import LiveBarsFn, split_ticks
 from fibflow.transforms.openbars import Pace
 from fibflow.transforms.partials import BAR_BATCH
+from fibflow.transforms.schemas import DAILY_ROWS, MINUTE_INPUT, TRADE_INPUT
 from fibflow.transforms.schemas import DEAD_LETTERS as DEAD_LETTER_ROWS
 from fibflow.transforms.schemas import LATE as LATE_ROWS
-from fibflow.transforms.schemas import MINUTE_INPUT, TRADE_INPUT
-from fibflow.transforms.timeframe import IntradayAnchor, parse_timeframes
+from fibflow.transforms.ticks import aggregate_ticks
+from fibflow.transforms.timeframe import IntradayAnchor, TimeframeError, parse_timeframes
 
 XNYS = calendar("XNYS")
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.json"))
@@ -154,8 +159,8 @@ def test_a_scenario_as_a_stream(path):
 
     def open_are_open(flushes):
         assert {bucket for bucket, *_ in flushes} <= {0, 1, 2}
-        for row in rows_of([bars for *_, bars in flushes if len(bars)], BAR_BATCH):
-            assert (row["complete"], row["final"], row["revision"]) == (False, False, 0)
+        for bar in rows_of([bars for *_, bars in flushes if len(bars)], BAR_BATCH):
+            assert (bar["complete"], bar["final"], bar["revision"]) == (False, False, 0)
 
     with beam.Pipeline(runner=BundleBasedDirectRunner()) as p:
         made = p | stream.with_output_types(pa.Table) | transform
@@ -197,6 +202,62 @@ def test_state_and_timers_of_the_portable_runner():
         assert_that(
             made[BARS], lambda tables: check_bars(scenario, rows_of(tables, BAR_BATCH), revisions=False)
         )
+
+
+# --- history ------------------------------------------------------------------------------------------------
+
+#: Windows of three and five sessions end with the second day of ticks.
+PAST = [date(2024, 4, day) for day in (22, 23, 24, 25, 26)]
+LONG = BarSpec(parse_timeframes("1h,3d,5d"), XNYS)
+
+
+def history() -> tuple[pa.Table, pa.Table]:
+    """Official days, and the element that holds them."""
+    days_ = [day_row(symbol, day, 10.0 + day.day) for symbol in ("A", "B", "GONE") for day in PAST]
+    rows = table(days_, DAILY_ROWS, rank=False)
+    (through,) = days("2024-04-26")
+    return rows, with_note(rows, Note(1, through, through - 30))
+
+
+def ticks() -> list[pa.Table]:
+    starts = [ny("2024-04-29T09:30"), ny("2024-04-30T09:30")]
+    return [
+        stream_table([trade(name, start + n * MINUTE, 10 * day + n, 20.0 + n)])
+        for day, start in enumerate(starts)
+        for n, name in enumerate(("A", "B", "NEW"))
+    ]
+
+
+def check_long(tables: list[pa.Table]) -> None:
+    rows, _ = history()
+    made, _ = aggregate_ticks(pa.concat_tables(ticks()).unify_dictionaries(), LONG, rows)
+    (begun,) = (int(end) for end in XNYS.day_ends[XNYS.positions(np.array(days("2024-04-26")))])
+    told = compared(bar for part in made for bar in dicts(part) if bar["end"] > begun and bar["complete"])
+    best = compared(kept(rows_of(tables, BAR_BATCH)).values())
+    assert {name: best[name] for name in told} == told
+    # Windows that were open at the end of the rows are closed by the end of the input.
+    assert {timeframe for _, timeframe, _ in told} == {"1h", "3d", "5d"}
+
+
+def test_history_joins_ticks_on_a_runner():
+    with beam.Pipeline(runner=FnApiRunner()) as p:
+        rows = p | "Ticks" >> beam.Create(ticks(), reshuffle=False).with_output_types(pa.Table)
+        _, element = history()
+        days_ = p | "Days" >> beam.Create([element], reshuffle=False).with_output_types(pa.Table)
+        made = (rows, days_) | AggregateBars(LONG, stream=StreamPolicy(buckets=3))
+        assert_that(made[BARS], check_long)
+
+
+@pytest.mark.parametrize(
+    ("timeframes", "with_history"), [("1h,3d", False), ("1h,1d", True)], ids=["without", "too much"]
+)
+def test_history_comes_with_timeframes_of_several_sessions_only(timeframes, with_history):
+    transform = AggregateBars(BarSpec(parse_timeframes(timeframes), XNYS))
+    p = beam.Pipeline()
+    rows = p | test_stream.TestStream(coder=coders.ArrowTableCoder()).with_output_types(pa.Table)
+    other = p | "Days" >> beam.Create([]).with_output_types(pa.Table)
+    with pytest.raises(TimeframeError, match="timeframes of several sessions come with history"):
+        _ = ((rows, other) if with_history else rows) | transform
 
 
 # --- buckets ------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def bars(*told: tuple[int, int, float, int, int]) -> Bars:
     sums[VOLUME], sums[COUNT], sums[NO_VWAP], sums[NO_COUNT] = 2_000_000, 5, no_vwap, no_count
     # Three shares' worth in words that are not carried: 2**64 + 2**64.
     sums[N2], sums[N1], sums[N0] = 0, 2**32, 0
-    return Bars(window, symbol, np.tile(price, (4, 1)), sums)
+    return Bars(window, symbol, np.tile(price, (4, 1)), sums, np.ones(len(told), np.int32))
 
 
 def test_bars_as_a_table():
@@ -111,6 +111,6 @@ def test_what_counts_as_a_change():
 
 def test_nothing_before_and_nothing_after():
     nothing = np.zeros(0, np.int64)
-    none = Bars(nothing, nothing, np.zeros((4, 0)), np.zeros((7, 0), np.int64))
+    none = Bars.concat([])
     assert [part.tolist() for part in same_content(none, bars((0, 0, 1.0, 0, 0)))] == [[False], [-1]]
     assert [part.tolist() for part in same_content(none, none)] == [[], []]

@@ -68,7 +68,7 @@ def _stamps(numbers: random.Random, session: oracle.Session, thick: int) -> list
     return sorted(ts for ts in found if session.start <= ts < session.end)
 
 
-def _trades(numbers: random.Random, symbol: str, session: oracle.Session, thick: int) -> list[dict]:
+def make_trades(numbers: random.Random, symbol: str, session: oracle.Session, thick: int) -> list[dict]:
     rows, seq = [], numbers.choice([1, 1, 2**40])
     for ts in _stamps(numbers, session, thick):
         seq += numbers.choice([1, 1, 1, 3, 2**33])
@@ -81,7 +81,7 @@ def _trades(numbers: random.Random, symbol: str, session: oracle.Session, thick:
     return rows
 
 
-def _minutes(numbers: random.Random, symbol: str, session: oracle.Session, thick: int) -> list[dict]:
+def make_minutes(numbers: random.Random, symbol: str, session: oracle.Session, thick: int) -> list[dict]:
     rows = []
     for ts in sorted({ts - ts % MINUTE for ts in _stamps(numbers, session, thick)}):
         for _ in range(numbers.choice([1, 1, 1, 2, 4])):
@@ -107,7 +107,7 @@ def tick_worlds(draw: st.DrawFn) -> TickWorld:
     numbers = random.Random(draw(st.integers(0, 2**32)))
     of = _oracle(name)
     days: list[date] = sorted(numbers.sample(DAYS_OF_MINUTES[name], numbers.randint(1, 2)))
-    make = _trades if feed == "trades" else _minutes
+    make = make_trades if feed == "trades" else make_minutes
     rows = []
     for symbol in ["A", "AA", "BRK.B", "é"][:symbols]:
         for day in days:

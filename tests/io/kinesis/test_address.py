@@ -41,7 +41,7 @@ def test_addresses(text, expected):
         ("kinesis://", "a stream's name has 1 to 128"),
         ("kinesis://a b", "a stream's name has"),
         ("kinesis://me@ticks", "a stream's name has"),
-        ("kinesis://t?start=noon", "start is TRIM_HORIZON, LATEST or a time such as"),
+        ("kinesis://t?start=noon", "start is TRIM_HORIZON, LATEST, SESSION or a time such as"),
         ("kinesis://t?lanes=0", "lanes is a whole number of 1 or more"),
         ("kinesis://t?lanes=1.5", "lanes is a whole number"),
         ("kinesis://t?poll=0.1", "poll is a number of 0.2 or more"),

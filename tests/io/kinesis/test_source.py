@@ -37,12 +37,12 @@ from fibflow.io.kinesis.source import (
     LaneRestrictions,
     LaneStateCoder,
     LaneTracker,
-    LaneWatermark,
     LaneWatermarks,
     ReadFromKinesis,
     ReadLane,
     SourceOptions,
 )
+from fibflow.io.watermark import SteppedWatermark
 from fibflow.runners.profiles import profile
 from fibflow.tests.io.kinesis.begin import FAULTS, begin
 from fibflow.tests.io.kinesis.fake import FakeClock, FakeKinesis
@@ -166,7 +166,7 @@ class Runner:
         """Run one; ``splits``: the runner takes the rest back while a poll is being decoded."""
         encoded, micros = self.saved
         tracker = ThreadsafeRestrictionTracker(LaneTracker(LaneState.decode(encoded)))
-        watermark = ThreadsafeWatermarkEstimator(LaneWatermark(micros))
+        watermark = ThreadsafeWatermarkEstimator(SteppedWatermark(micros))
         taken_back = []
         self.meanwhile = lambda: taken_back.append(tracker.try_split(0)) if splits else None
         made = list(self.fn.process(self.lane, RestrictionTrackerView(tracker), watermark))
