@@ -131,6 +131,7 @@ class Bucket:
             memo.base = Base.empty(len(grid.timeframes)) if cell is None else Base.decode(cell)
         self.base = memo.base
         self.ring = self._read_ring()
+        self._with_days = with_days
         self.days = self._read_days() if with_days else Ring(DAY_ROWS)
         self._widen()
         memo.whole = True
@@ -195,7 +196,7 @@ class Bucket:
 
     def _widen(self) -> None:
         self.ring.widen(len(self.head.symbols))
-        if len(self.days.minutes):
+        if self._with_days:
             self.days.widen(len(self.head.symbols))
         self.base = self._memo.base = self.base.widened(self.ring.width)
 

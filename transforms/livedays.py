@@ -47,6 +47,8 @@ Float64 = npt.NDArray[np.float64]
 
 #: What made a day; the greater one counts.
 FROM_TICKS, OFFICIAL = range(2)
+#: Sets of sessions whose windows are remembered.
+_REMEMBERED = 1 << 10
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -81,6 +83,7 @@ class DayGrid:
         self.timeframes = tuple(timeframes)
         self.calendar = calendar
         self._numbered = list(enumerate((timeframe.sessions for timeframe in timeframes), number))
+        self._known: dict[bytes, list[DayWindow]] = {}
 
     def windows(self, positions: Int64) -> list[DayWindow]:
         """Return the windows that hold any of some sessions, each once.
@@ -88,6 +91,14 @@ class DayGrid:
         Raises:
             CalendarError: where one ends after the calendar.
         """
+        name = positions.tobytes()
+        if name not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known[name] = self._windows(positions)
+        return self._known[name]
+
+    def _windows(self, positions: Int64) -> list[DayWindow]:
         found = []
         for number, sessions in self._numbered if len(positions) else ():
             of_calendar = SessionWindows(self.calendar, sessions)
@@ -212,7 +223,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Fold:
-    """What some sessions of a window add up to; shapes (4, n), (7, n), (n,).
+    """What some sessions of a window add up to; shapes (4, n), (7, n), (n,), or of more windows in front.
 
     Attributes:
         prices, sums: as ``livestate`` has them.
@@ -227,7 +238,24 @@ class Fold:
         """Return the columns of some symbols; None for all."""
         if index is None:
             return self
-        return Fold(self.prices[:, index], self.sums[:, index], self.sessions[index])
+        return Fold(
+            self.prices.take(index, axis=-1),
+            self.sums.take(index, axis=-1),
+            self.sessions.take(index, axis=-1),
+        )
+
+    def then(self, prices: Float64, sums: Int64) -> Fold:
+        """Return the fold with one more day after all of its own, shapes (4, n) and (7, n)."""
+        own, has = self.prices, ~np.isnan(prices[OPEN])
+        made = np.empty(own.shape)
+        made[..., OPEN, :] = np.where(np.isnan(own[..., OPEN, :]), prices[OPEN], own[..., OPEN, :])
+        made[..., CLOSE, :] = np.where(has, prices[CLOSE], own[..., CLOSE, :])
+        np.maximum(own[..., HIGH, :], prices[HIGH], out=made[..., HIGH, :])
+        np.minimum(own[..., LOW, :], prices[LOW], out=made[..., LOW, :])
+        total = self.sums + sums
+        if (total[..., VOLUME, :] < 0).any():
+            raise OverflowError("a window's volume reaches 9.2e12 shares, the most that a bar can hold")
+        return Fold(made, total, self.sessions + has.astype(np.int32))
 
 
 def fold_days(prices: Float64, sums: Int64) -> Fold:
@@ -243,15 +271,20 @@ class DayMemo:
     Attributes:
         chosen: the days.
         folds: of a window's first and last session, what the days in it add up to.
+        stacks: the same of several windows at once, by all of their sessions.
+        of_ticks: the sessions that take ticks, and what that was worked out from.
     """
 
     chosen: Chosen | None = None
     folds: dict[tuple[int, int], Fold | None] = field(default_factory=dict)
+    stacks: dict[tuple[tuple[int, int], ...], Fold] = field(default_factory=dict)
+    of_ticks: tuple[Any, Int64] | None = None
 
     def forget(self) -> None:
         """The days have changed."""
         self.chosen = None
         self.folds.clear()
+        self.stacks.clear()
 
 
 #: The days of sessions that still take ticks: by position, prices (4, n) and sums (7, n) of some symbols.
@@ -296,6 +329,53 @@ def fold_window(first: int, stop: int, memo: DayMemo, live: LiveDays, index: Int
         return parts[0]
     found, total = add_up(np.stack([part.prices for part in parts]), np.stack([part.sums for part in parts]))
     return Fold(found, total, np.sum([part.sessions for part in parts], axis=0, dtype=np.int32))
+
+
+def fold_windows(
+    spans: tuple[tuple[int, int], ...], memo: DayMemo, live: LiveDays, index: Int64 | None
+) -> Fold | None:
+    """Return what several windows hold at once, shapes (windows, 4, n) and so on; None where it cannot be.
+
+    It can where one session takes ticks, all windows hold it, and it is the last one looked at.
+
+    Args:
+        spans: first session of each window, and the one after the last that is looked at.
+        memo: with ``chosen``.
+        live: of the same symbols as ``index``.
+        index: symbols to look at; None for all.
+    """
+    chosen = memo.chosen
+    assert chosen is not None
+    if len(live) != 1:
+        return None
+    ((position, (prices, sums)),) = live.items()
+    if any(not first <= position < stop for first, stop in spans):
+        return None
+    last = max(stop for _, stop in spans)
+    at, after = np.searchsorted(chosen.positions, (position, position + 1)).tolist()
+    if after < len(chosen.positions) and chosen.positions[after] < last:
+        return None
+    past = tuple((first, position) for first, _ in spans)
+    if past not in memo.stacks:
+        memo.stacks[past] = _stacked([_fold_past(*span, memo) for span in past], chosen.prices.shape[2])
+    if after > at:
+        official = chosen.prices[at], chosen.sums[at]
+        if index is not None:
+            official = official[0].take(index, axis=1), official[1].take(index, axis=1)
+        has = ~np.isnan(official[0][OPEN])
+        prices, sums = np.where(has, official[0], prices), np.where(has, official[1], sums)
+    return memo.stacks[past].take(index).then(prices, sums)
+
+
+def _stacked(folds: Sequence[Fold | None], width: int) -> Fold:
+    prices = np.empty((len(folds), 4, width))
+    prices[:] = NO_PRICES
+    sums = np.zeros((len(folds), 7, width), np.int64)
+    sessions = np.zeros((len(folds), width), np.int32)
+    for place, fold in enumerate(folds):
+        if fold is not None:
+            prices[place], sums[place], sessions[place] = fold.prices, fold.sums, fold.sessions
+    return Fold(prices, sums, sessions)
 
 
 def _fold_past(first: int, stop: int, memo: DayMemo) -> Fold | None:

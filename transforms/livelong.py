@@ -24,6 +24,7 @@ from fibflow.transforms.livedays import (
     day_of_ticks,
     days_of_rows,
     fold_window,
+    fold_windows,
     frozen_day,
 )
 from fibflow.transforms.livestate import OPEN, Entries, add_up
@@ -53,18 +54,32 @@ class LongBars:
     def _of_ticks(self) -> Int64:
         """Return the sessions that still take ticks, of which some have come; in order."""
         bucket, calendar = self._bucket, self._calendar
-        found = np.unique(bucket.placed.session)
-        start = int(bucket.base.starts[self._day])
+        placed, start = bucket.placed, int(bucket.base.starts[self._day])
+        of = placed, start, bucket.head.clock, bucket.head.through
+        known = bucket.of_days.of_ticks
+        if known is not None and known[0][0] is placed and known[0][1:] == of[1:]:
+            return known[1]
+        found = np.unique(placed.session)
         if start:
             found = np.union1d(found, calendar.positions_at(np.array([start])))
         taking = calendar.day_ends[found] + self._lateness > bucket.head.clock
         after = NEVER if self._through is None else self._through
-        return found[taking & (found > after)].astype(np.int64)
+        found = found[taking & (found > after)].astype(np.int64)
+        bucket.of_days.of_ticks = of, found
+        return found
 
     def _present(self) -> Int64:
-        """Return the sessions of which there is a day; in order, with repeats."""
-        held = self._calendar.positions(self._bucket.days.minutes // 2)
-        return np.concatenate((held, self._of_ticks()))
+        """Return the sessions of which there is a day."""
+        held = self._chosen().positions
+        return np.union1d(held, self._of_ticks())
+
+    def _chosen(self) -> Chosen:
+        """Return the days in the ring, one a session and symbol."""
+        memo, days = self._bucket.of_days, self._bucket.days
+        if memo.chosen is None or memo.chosen.prices.shape[2] != days.width:
+            memo.forget()
+            memo.chosen = Chosen.of(days, self._calendar)
+        return memo.chosen
 
     def _now(self, clock: int) -> int:
         """Return the session that time has reached: days of later ones are not looked at."""
@@ -123,17 +138,23 @@ class LongBars:
             touched: of each window and symbol of ``index``, whether it is wanted; None for all.
             clock: up to when time has come; the bucket's clock unless given.
         """
-        bucket = self._bucket
-        memo = bucket.of_days
-        if memo.chosen is None or memo.chosen.prices.shape[2] != bucket.days.width:
-            memo.forget()
-            memo.chosen = Chosen.of(bucket.days, self._calendar)
+        bucket, memo = self._bucket, self._bucket.of_days
+        self._chosen()
         until = self._now(bucket.head.clock if clock is None else clock) + 1
+        spans = tuple((window.first, min(window.stop, until)) for window in windows)
         live = self._live_days(index)
         symbols = np.arange(bucket.ring.width) if index is None else index
+        fold = fold_windows(spans, memo, live, index)
+        if fold is not None:
+            wanted = ~np.isnan(fold.prices[:, OPEN])
+            if touched is not None:
+                wanted &= touched
+            of, at = np.nonzero(wanted)
+            prices, sums = fold.prices[of, :, at].T, fold.sums[of, :, at].T
+            return Bars(of, symbols[at], prices, sums, fold.sessions[of, at])
         parts = []
-        for place, window in enumerate(windows):
-            fold = fold_window(window.first, min(window.stop, until), memo, live, index)
+        for place, span in enumerate(spans):
+            fold = fold_window(*span, memo, live, index)
             if fold is None:
                 continue
             wanted = ~np.isnan(fold.prices[OPEN])
