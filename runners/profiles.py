@@ -44,7 +44,7 @@ class Streaming:
     bundle_ms: int = 100
     state_backend: Literal["rocksdb", "filesystem"] = "rocksdb"
     max_parallelism: int = 128
-    state_cache_mb: int = 64
+    state_cache_mb: int = 128
     savepoint: str | None = None
     retries: int | None = None
 

@@ -100,7 +100,7 @@ def test_streaming_says_all_that_decides_whether_a_job_moves():
         "--max_parallelism=128",
         "--state_backend=rocksdb",
         "--state_backend_storage_path=file:///checkpoints",
-        "--max_cache_memory_usage_mb=64",
+        "--max_cache_memory_usage_mb=128",
     }
 
 
