@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
@@ -83,12 +83,12 @@ class BarReader:
             LakeError: the lake has no bars, none of this timeframe, or none of a symbol.
             ValueError: an unknown column, or an instant without zone.
         """
-        wanted = _columns(columns)
+        wanted = checked_columns(columns)
         snapshot = self.snapshot(as_of)
         several = isinstance(symbols, str) or symbols is None or len(symbols) != 1
         needed = list(dict.fromkeys([*wanted, *(["symbol"] if several else []), "ts"]))
         rows, _ = snapshot.read(
-            needed, symbols, self._instant(start), self._instant(end), _where(timeframe, complete_only)
+            needed, symbols, self._instant(start), self._instant(end), where_of(timeframe, complete_only)
         )
         asked = {symbols} if isinstance(symbols, str) else None if symbols is None else set(symbols)
         if asked is None or len(asked) == 1:
@@ -96,7 +96,7 @@ class BarReader:
         else:
             missing = asked - set(rows.column("symbol").unique().to_pylist())
         if missing or (asked is None and not rows.num_rows):
-            _check_held(snapshot, missing, timeframe)
+            check_held([snapshot], missing, timeframe)
         keys: list[Any] = [(name, "ascending") for name in ("symbol", "ts") if name in needed]
         order = pc.sort_indices(rows, sort_keys=keys)
         return rows.select(wanted).take(order if limit is None else order[:limit])
@@ -116,62 +116,73 @@ class BarReader:
         Arguments and errors are those of ``bars``.
         """
         snapshot = self.snapshot(as_of)
-        rows, _ = snapshot.tail(n, symbol, _columns(columns), _where(timeframe, complete_only))
+        rows, _ = snapshot.tail(n, symbol, checked_columns(columns), where_of(timeframe, complete_only))
         if not rows.num_rows:
-            _check_held(snapshot, {symbol}, timeframe)
+            check_held([snapshot], {symbol}, timeframe)
         return rows
 
     def timeframes(self, symbol: str | None = None, as_of: AsOf = None) -> list[str]:
         """The timeframes that the table, or a symbol in it, has, shortest first."""
-        return _timeframes(self.snapshot(as_of), symbol)
+        return timeframes_of([self.snapshot(as_of)], symbol)
 
     def _instant(self, value: Instant | None) -> Instant | None:
-        """A date as the start of the first session from it on, UTC microseconds."""
-        if not isinstance(value, date) or isinstance(value, datetime):
-            return value
-        at = int(np.searchsorted(self.calendar.days, (value - date(1970, 1, 1)).days))
-        return (
-            int(self.calendar.day_starts[at]) if at < len(self.calendar) else int(self.calendar.day_ends[-1])
-        )
+        return session_start(value, lambda: self.calendar)
 
 
-def _columns(columns: Sequence[str] | None) -> list[str]:
+def session_start(value: Instant | None, calendar: Callable[[], TradingCalendar]) -> Instant | None:
+    """A date as the start of the first session from it on, UTC microseconds; anything else as it is."""
+    if not isinstance(value, date) or isinstance(value, datetime):
+        return value
+    found = calendar()
+    at = int(np.searchsorted(found.days, (value - date(1970, 1, 1)).days))
+    return int(found.day_starts[at]) if at < len(found) else int(found.day_ends[-1])
+
+
+def checked_columns(columns: Sequence[str] | None) -> list[str]:
+    """Columns of bars, all by default. Raises ValueError for one that they do not have."""
     wanted = BARS.names if columns is None else list(columns)
     if unknown := [name for name in wanted if name not in BARS.names]:
         raise ValueError(f"bars have no column {unknown[0]!r}: they have {', '.join(BARS.names)}")
     return wanted
 
 
-def _where(timeframe: str, complete_only: bool) -> Where:
+def where_of(timeframe: str, complete_only: bool) -> Where:
+    """The condition on bars of a timeframe."""
     return {"timeframe": timeframe, **({"complete": True} if complete_only else {})}
 
 
-def _check_held(snapshot: Snapshot, symbols: set[str] | None, timeframe: str) -> None:
-    """Raise where the table has no bar of the timeframe, or of one of the symbols, at any time."""
-    if timeframe not in (all_of_them := _timeframes(snapshot)):
+def check_held(snapshots: Sequence[Snapshot], symbols: set[str] | None, timeframe: str) -> None:
+    """Raise LakeError where no table has a bar of the timeframe, or of one of the symbols, at any time."""
+    if timeframe not in (all_of_them := timeframes_of(snapshots)):
         raise LakeError(
             f"no {timeframe} bars in this lake; it has {', '.join(all_of_them) or 'no bars at all'}"
         )
     if symbols is None:
         return
-    held, _ = snapshot.read(["symbol"], symbols, where={"timeframe": timeframe}, dictionary=("symbol",))
-    missing = sorted(symbols - set(held.column("symbol").unique().to_pylist()))
+    missing = set(symbols)
+    for snapshot in snapshots:
+        held, _ = snapshot.read(["symbol"], symbols, where={"timeframe": timeframe}, dictionary=("symbol",))
+        missing -= set(held.column("symbol").unique().to_pylist())
     if not missing:
         return
-    if len(missing) > 1:
-        named = ", ".join(missing[:_NAMED]) + (
-            f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    lacking = sorted(missing)
+    if len(lacking) > 1:
+        named = ", ".join(lacking[:_NAMED]) + (
+            f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
         )
         raise LakeError(f"no {timeframe} bars of {named} in this lake")
-    others = _timeframes(snapshot, missing[0])
+    others = timeframes_of(snapshots, lacking[0])
     has = f"it has {', '.join(others)}" if others else "the symbol is not in it"
-    raise LakeError(f"no bars of {missing[0]} {timeframe} in this lake; {has}")
+    raise LakeError(f"no bars of {lacking[0]} {timeframe} in this lake; {has}")
 
 
-def _timeframes(snapshot: Snapshot, symbol: str | None = None) -> list[str]:
-    if symbol is None:
-        names = {str(file.partition["timeframe"]) for file in snapshot.select()}
-    else:
-        rows, _ = snapshot.read(["timeframe"], symbol, dictionary=("timeframe",))
-        names = {str(name) for name in rows.column("timeframe").unique().to_pylist()}
+def timeframes_of(snapshots: Sequence[Snapshot], symbol: str | None = None) -> list[str]:
+    """The timeframes that tables of bars, or a symbol in them, have, shortest first."""
+    names: set[str] = set()
+    for snapshot in snapshots:
+        if symbol is None:
+            names |= {str(file.partition["timeframe"]) for file in snapshot.select()}
+        else:
+            rows, _ = snapshot.read(["timeframe"], symbol, dictionary=("timeframe",))
+            names |= {str(name) for name in rows.column("timeframe").unique().to_pylist()}
     return sorted(names, key=lambda name: ("mhd".find(name[-1]), int(name[:-1])))

@@ -275,13 +275,13 @@ def match(made: pa.Table, old: pa.Table) -> tuple[Index, Index]:
     return np.flatnonzero(at >= 0), at
 
 
-def equal_content(a: pa.Table, b: pa.Table) -> Bool:
+def equal_content(a: pa.Table, b: pa.Table, names: Sequence[str] = _CONTENT) -> Bool:
     """Return where two tables of bars with the same keys have the same content, ``revision`` aside.
 
     Null equals null.
     """
     same = np.ones(len(a), np.bool_)
-    for name in _CONTENT:
+    for name in names:
         x: Any = a[name]
         y: Any = b[name]
         equal = pc.fill_null(pc.equal(x, y), False)

@@ -20,8 +20,10 @@ from fibflow.io.rowfilter import Filter
 from fibflow.io.snapshot import read_files
 from fibflow.io.storage import LakeError, Storage
 from fibflow.transforms.calendar import TradingCalendar
+from fibflow.transforms.conditions import minute_input, trade_input
+from fibflow.transforms.corrections import CORRECTABLE
 from fibflow.transforms.partials import encode_symbols
-from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, RAW
+from fibflow.transforms.schemas import AGGREGATES, DAILY_ROWS, DEAD_LETTERS, MINUTE_ROWS, RAW, TRADES
 from fibflow.transforms.validation import Validated, validate_daily, validate_minutes
 
 _CATALOG = "files.json"
@@ -165,3 +167,43 @@ class BronzeRows:
             days = rows["session"].combine_chunks().view(pa.int32()).to_numpy()
             rows = rows.filter(pa.array(days >= first[codes]))
         return Validated(_without_empty(rows).combine_chunks(), DEAD_LETTERS.empty_table())
+
+
+@dataclass
+class TickRows:
+    """Rows of ``bronze.ticks`` as the kernel takes them: CORRECTABLE of trades, MINUTE_INPUT of minutes.
+
+    Items are data files. Sequence numbers come as plain strings: a spill file would hold the dictionary of
+    all of them once a symbol range.
+
+    Attributes:
+        storage, spec: the table.
+        condition: which rows: of one kind.
+        trades: they are trades; else minutes.
+    """
+
+    storage: Storage
+    spec: TableSpec
+    condition: Filter
+    trades: bool
+    kind: Kind = "minutes"
+
+    def origin(self, rank: int) -> str:
+        """Return the table's address: a message has its own place in the stream."""
+        return self.storage.uri
+
+    def read(self, items: Sequence[DataFile]) -> Validated:
+        """Return the rows of data files that meet the condition."""
+        schema = TRADES if self.trades else AGGREGATES
+        words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+        names = [name for name in schema.names if name not in ("tape", "arrived")]
+        rows, _ = read_files(self.storage, self.spec, items, names, self.condition, words)
+        rows = rows.unify_dictionaries().combine_chunks()
+        made = trade_input(rows) if self.trades else minute_input(rows)
+        for own in CORRECTABLE:
+            if self.trades and own.name not in made.column_names:
+                made = made.append_column(own, rows[own.name])
+        at = made.schema.get_field_index("sequence")
+        plain: Any = made["sequence"].cast(pa.string())
+        made = made.set_column(at, "sequence", plain)
+        return Validated(made, DEAD_LETTERS.empty_table())

@@ -94,9 +94,14 @@ class Snapshot:
         return int(pc.max(self.files.column("modification_time")).as_py() or 0)
 
     @cached_property
+    def unquoted_paths(self) -> list[str]:
+        """The files, relative to the table, in the order of ``files``."""
+        return [unquote(str(path)) for path in self.files.column("path").to_pylist()]
+
+    @cached_property
     def paths(self) -> frozenset[str]:
         """The files, relative to the table."""
-        return frozenset(unquote(str(path)) for path in self.files.column("path").to_pylist())
+        return frozenset(self.unquoted_paths)
 
     def select(
         self,
@@ -180,22 +185,29 @@ class Snapshot:
         condition = Filter.of(self.spec, symbol, where=where)
         wanted = list(columns) if columns is not None else self.spec.schema.names
         needed = wanted if time in wanted else [*wanted, time]
-        mask = self._candidates(condition)
         found = _no_rows(_fields(self.spec, needed, ()))
         stats = ReadStats()
-        paths = [unquote(str(p)) for p in self.files.column("path").filter(mask).to_pylist()]
-        newest = self._bounds("max.").get(time)
-        # A file without bounds may hold anything: it is read first.
-        bounds = [math.inf] * len(paths) if newest is None else _integers(newest.filter(mask), math.inf)
-        latest = dict(zip(paths, bounds, strict=True))
-        for file in sorted(self._described(mask), key=lambda f: latest[f.path], reverse=True):
-            if n <= 0 or (found.num_rows >= n and _integers(found.column(time)[:1])[0] > latest[file.path]):
+        for file, latest in self.latest_first(condition):
+            if n <= 0 or (found.num_rows >= n and _integers(found.column(time)[:1])[0] > latest):
                 break
             rows, cost = read_files(self.storage, self.spec, [file], needed, condition)
             stats += cost
             merged = pa.concat_tables([found, rows])
             found = merged.take(pc.sort_indices(merged, [(time, "ascending")])[max(0, merged.num_rows - n) :])
         return found.select(wanted), stats
+
+    def latest_first(self, condition: Filter) -> list[tuple[DataFile, float]]:
+        """The files that may hold such rows, with the latest time that each may hold, the latest first.
+
+        A time is in the column's unit. A file without bounds may hold anything: it comes first.
+        """
+        mask = self._candidates(condition)
+        paths = [unquote(str(p)) for p in self.files.column("path").filter(mask).to_pylist()]
+        newest = self._bounds("max.").get(str(self.spec.time_column))
+        bounds = [math.inf] * len(paths) if newest is None else _integers(newest.filter(mask), math.inf)
+        latest = dict(zip(paths, bounds, strict=True))
+        found = [(file, latest[file.path]) for file in self._described(mask)]
+        return sorted(found, key=lambda pair: pair[1], reverse=True)
 
 
 def _integers(times: Any, unknown: float = 0) -> list[float]:

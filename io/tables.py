@@ -68,8 +68,19 @@ LATE = TableSpec(
     stats=("kind", "symbol", "ts", "shard", "sequence"),
 )
 DEAD_LETTERS = TableSpec("dead_letters", schemas.DEAD_LETTERS, stats=("reason", "symbol", "ts", "run"))
+RECONCILIATION = TableSpec(
+    "reconciliation",
+    schemas.RECONCILIATION,
+    sort_by=("timeframe", "symbol", "ts"),
+    key=("run", "symbol", "timeframe", "ts"),
+    stats=("run", "session", "symbol", "timeframe", "ts", "why"),
+    time="ts",
+)
 
-TABLES = {spec.name: spec for spec in (DAILY, MINUTES, LEDGER, BARS, TICKS, LIVE, LATE, DEAD_LETTERS)}
+TABLES = {
+    spec.name: spec
+    for spec in (DAILY, MINUTES, LEDGER, BARS, TICKS, LIVE, LATE, DEAD_LETTERS, RECONCILIATION)
+}
 
 # Properties of a table, as its metadata has them.
 CALENDAR = "fibflow.calendar"
@@ -79,6 +90,12 @@ INTRADAY_CALENDAR_HASHES = "fibflow.intraday_calendar_hashes"
 ANCHOR = "fibflow.anchor"
 INTRADAY_ANCHOR = "fibflow.intraday_anchor"
 PRICE_BASIS = "fibflow.price_basis"
+#: Of ``silver.bars``, with a timeframe behind it: the stretches in which readers ask it alone (``coverage``).
+COVERED = "fibflow.covered"
+#: Likewise: those whose bars were made of ``bronze.ticks``.
+OF_TICKS = "fibflow.of_ticks"
+#: Of ``silver.live``: which messages its bars are made of, ``trades`` or ``minutes``.
+BARS_FROM = "fibflow.bars_from"
 
 PRICE_BASES = ("raw", "split-adjusted")
 ALL_TIME = "all"

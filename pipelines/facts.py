@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fibflow.io import tables
+from fibflow.io import coverage, tables
 from fibflow.io.datafiles import DataFile
 from fibflow.io.dialect import Kind
 from fibflow.io.lake import LakeTable
@@ -127,6 +127,57 @@ def moved_years(snapshot: Snapshot, request: Request, calendar: TradingCalendar)
             f"calendar {calendar.name} changed in {years}, before its count begins: run with --full-refresh"
         )
     return moved
+
+
+# Coverage --------------------------------------------------------------------------------------------------
+
+
+def coverage_of(
+    request: Request,
+    calendar: TradingCalendar,
+    stored: Mapping[str, str],
+    timeframes: Sequence[Timeframe],
+    marks: Mapping[str, int],
+    replaced: bool = False,
+    taken: frozenset[int] = frozenset(),
+) -> dict[str, str]:
+    """Return the properties that say which windows the table answers for alone, as a run changes them.
+
+    Args:
+        request: of the run.
+        calendar: of the run.
+        stored: the table's properties.
+        timeframes: that the run made.
+        marks: of the run: bars of days that are as of a session speak for all windows up to it.
+        replaced: all bars of the timeframes were: what earlier runs said of them no longer holds.
+        taken: positions of the sessions whose bars official minutes made, if ticks had made them before.
+    """
+    covered: dict[str, coverage.Stretches] = {}
+    of_ticks: dict[str, coverage.Stretches] = {}
+    for timeframe in timeframes:
+        day = marks.get(_names(timeframe, tables.DAILY.name)[2])
+        if replaced:
+            covered[timeframe.name] = of_ticks[timeframe.name] = ()
+        if request.kind == "daily" and day is not None:
+            end = int(calendar.day_ends[calendar.position_on_or_before(day)])
+            covered[timeframe.name] = ((None, end),)
+        if taken:
+            held = coverage.sessions_in(coverage.stretches(stored, tables.OF_TICKS, timeframe.name), calendar)
+            of_ticks[timeframe.name] = coverage.of_sessions(held - taken, calendar)
+    return coverage.changed(stored, tables.COVERED, covered) | coverage.changed(
+        stored, tables.OF_TICKS, of_ticks
+    )
+
+
+def sessions_of_ticks(
+    stored: Mapping[str, str], timeframes: Iterable[Timeframe], calendar: TradingCalendar
+) -> frozenset[int]:
+    """Return the positions of the sessions whose bars of any of the timeframes were made of ticks."""
+    found = (
+        coverage.sessions_in(coverage.stretches(stored, tables.OF_TICKS, timeframe.name), calendar)
+        for timeframe in timeframes
+    )
+    return frozenset().union(*found)
 
 
 # Marks -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -34,7 +35,12 @@ class Destination:
 
 
 def run_bars(
-    plan: Plan, spec: BarSpec, to: Destination, options: PipelineOptions, threads: int = 1
+    plan: Plan,
+    spec: BarSpec,
+    to: Destination,
+    options: PipelineOptions,
+    threads: int = 1,
+    prepare: Sequence[beam.DoFn] = (),
 ) -> Manifest:
     """Run history to bars, and return what was written. Nothing is committed.
 
@@ -44,6 +50,7 @@ def run_bars(
         to: where files go.
         options: Beam's.
         threads: how many units of work run at once in a worker.
+        prepare: what is done to the rows of whole symbols before they are bars.
     """
     with beam.Pipeline(options=options) as pipeline:
         grouped = pipeline | "GroupSymbols" >> grouping.GroupSymbols(
@@ -51,6 +58,7 @@ def run_bars(
         )
         unit = [
             grouping.Gather(plan.source, to.staging),
+            *prepare,
             aggregate.MakeBars(spec, Origins(plan.source)),
             sinks.WriteBars(to.bars, to.staging.child(sinks.OPEN_BARS), spec.calendar, to.run),
         ]

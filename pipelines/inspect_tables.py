@@ -36,7 +36,9 @@ def sizes(args: argparse.Namespace, lake: Lake) -> int:
     for table in _existing(lake):
         at = table.snapshot()
         facts = [
-            f"{key.partition('.')[2]} {_short(key, value)}" for key, value in sorted(at.properties.items())
+            f"{key.partition('.')[2]} {_short(key, value)}"
+            for key, value in sorted(at.properties.items())
+            if not key.startswith((tables.COVERED, tables.OF_TICKS))
         ]
         numbers = (f"{at.rows:,}", f"{len(at):,}", _size(at.bytes), str(at.version))
         rows.append((table.spec.name, *numbers, ", ".join(facts)))

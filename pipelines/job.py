@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
@@ -222,7 +223,17 @@ class BatchJob:
             for timeframe, bars in made.items():
                 parts[timeframe].append(bars.filter(pa.array(region.holds(bars))))
         bars_of = {timeframe: pa.concat_tables(some) for timeframe, some in parts.items()}
-        run.publisher.merge(bars_of, regions, manifest, staging, marks)
+        taken = frozenset(
+            position
+            for group in groups
+            if group.until is not None and self.request.kind == "minutes" and not self.request.restricted
+            for position in range(group.changed, group.until)
+        )
+
+        def covers(stored: Mapping[str, str]) -> dict[str, str]:
+            return facts.coverage_of(self.request, run.calendar, stored, timeframes, marks, taken=taken)
+
+        run.publisher.merge(bars_of, regions, manifest, staging, marks, covers)
         return True
 
     def _groups(self, run: _BronzeRun, timeframes: tuple[Timeframe, ...], mark: facts.Mark) -> list[Group]:
@@ -248,7 +259,11 @@ class BatchJob:
             changed |= rows_between(run.snapshot, calendar, tip, newest)
         self.summary.read += changed.read
         if request.kind == "minutes":
-            groups = minute_groups(changed, tip)
+            of_ticks = facts.sessions_of_ticks(run.publisher.base.properties, timeframes, calendar)
+            if of_ticks and tip is not None:
+                # What ticks made stays where minutes hold no row: no window is made anew but theirs.
+                changed |= rows_between(run.snapshot, calendar, tip, newest)
+            groups = minute_groups(changed, tip, of_ticks)
         else:
             anchor, stored = request.anchor, run.publisher.base
             groups, cost = groups_of(changed.first, tip, anchor, timeframes, calendar, stored)
@@ -284,25 +299,38 @@ class BatchJob:
     # Running -----------------------------------------------------------------------------------------------
 
     def _run_pipeline(self, plan: Plan, spec: BarSpec, to: Destination) -> Manifest:
-        units = len(plan.scattered) + plan.units
-        what = f"bars of about {plan.rows:,} rows"
-        options = self.request.runner.options()
-        with cli.known_errors(to.staging), cli.progress(to.staging, units, what):
-            return run_bars(plan, spec, to, options, self.request.workers)
+        return run_pipeline(self.request, plan, spec, to)
 
     def _make_staged(self, plan: Plan, spec: BarSpec, staging: Storage) -> tuple[Bars, Manifest]:
-        """Run the pipeline into staged files; return its bars with flags set."""
-        place = staging.child("bars")
-        manifest = self._run_pipeline(plan, spec, Destination(place, staging, self.request.run))
-        as_of = spec.as_of or self.request.as_of_instant(spec.calendar, manifest.newest)
-        ended = read_staged(place, manifest.of_table(tables.BARS.name))
-        still_open = read_staged(staging.child(sinks.OPEN_BARS), manifest.of_table(sinks.OPEN_BARS))
-        none = BAR_BATCH.empty_table()
-        made: Bars = {}
-        for timeframe in spec.timeframes:
-            open_bars = with_flags(still_open.get(timeframe.name, none), as_of, self.request)
-            made[timeframe] = pa.concat_tables([ended.get(timeframe.name, none), open_bars])
-        return made, manifest
+        return make_staged(self.request, plan, spec, staging)
+
+
+def run_pipeline(
+    request: Request, plan: Plan, spec: BarSpec, to: Destination, prepare: Sequence[beam.DoFn] = ()
+) -> Manifest:
+    """Run the pipeline, with progress shown."""
+    units = len(plan.scattered) + plan.units
+    what = f"bars of about {plan.rows:,} rows"
+    options = request.runner.options()
+    with cli.known_errors(to.staging), cli.progress(to.staging, units, what):
+        return run_bars(plan, spec, to, options, request.workers, prepare)
+
+
+def make_staged(
+    request: Request, plan: Plan, spec: BarSpec, staging: Storage, prepare: Sequence[beam.DoFn] = ()
+) -> tuple[Bars, Manifest]:
+    """Run the pipeline into staged files; return its bars with flags set."""
+    place = staging.child("bars")
+    manifest = run_pipeline(request, plan, spec, Destination(place, staging, request.run), prepare)
+    as_of = spec.as_of or request.as_of_instant(spec.calendar, manifest.newest)
+    ended = read_staged(place, manifest.of_table(tables.BARS.name))
+    still_open = read_staged(staging.child(sinks.OPEN_BARS), manifest.of_table(sinks.OPEN_BARS))
+    none = BAR_BATCH.empty_table()
+    made: Bars = {}
+    for timeframe in spec.timeframes:
+        open_bars = with_flags(still_open.get(timeframe.name, none), as_of, request)
+        made[timeframe] = pa.concat_tables([ended.get(timeframe.name, none), open_bars])
+    return made, manifest
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def check_kept(written: int, keeps_us: int, calendar: TradingCalendar, now: int)
     hours = keeps_us // (60 * MINUTE_US)
     raise UsageError(
         f"the stream keeps messages for {hours} hours, and this savepoint is of {_instant(written)}: those "
-        f"of {first} to {last} are gone. Land these days with pipelines.load, and start a job of another name "
-        "without the savepoint: --job NAME --replaces THIS"
+        f"of {first} to {last} are gone. Land these days with pipelines.load, and start a job of another "
+        "name without the savepoint: --job NAME --replaces THIS"
     )
 
 

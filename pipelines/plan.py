@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pyarrow.compute as pc
 
 from fibflow.io.datafiles import DataFile
-from fibflow.io.rows import BronzeRows, RawRows, RowSource
+from fibflow.io.rows import RawRows, RowSource
 from fibflow.io.shuffle import range_of, split_symbols
 from fibflow.io.snapshot import Snapshot, read_files
 
@@ -88,7 +88,7 @@ def plan_raw(source: RawRows, unit_rows: int = UNIT_ROWS) -> Plan:
 
 
 def plan_bronze(
-    source: BronzeRows, snapshot: Snapshot, files: Sequence[DataFile], unit_rows: int = UNIT_ROWS
+    source: RowSource, snapshot: Snapshot, files: Sequence[DataFile], unit_rows: int = UNIT_ROWS
 ) -> Plan:
     """Plan a run over files of a bronze table; a few rows are one unit."""
     rows = sum(file.rows for file in files)

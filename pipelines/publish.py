@@ -17,7 +17,7 @@ from fibflow.io.merge import Region, flags, instants, merge_timeframe, writer_of
 from fibflow.io.snapshot import Snapshot, read_files
 from fibflow.io.storage import Storage
 from fibflow.pipelines.deadletters import commit_dead_letters
-from fibflow.pipelines.facts import last_end, properties_of, snapshot_of
+from fibflow.pipelines.facts import coverage_of, last_end, properties_of, snapshot_of
 from fibflow.pipelines.request import Request, Summary
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import TradingCalendar
@@ -28,6 +28,8 @@ _ATTEMPTS = 5
 _CHANGES = ("new", "revised", "withdrawn", "unchanged")
 
 Bars = dict[Timeframe, pa.Table]
+#: From the table's properties to those that a run changes.
+Covers = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 @dataclass
@@ -75,7 +77,11 @@ class Publisher:
             replaced = len(snapshot) and not self.request.restricted
             return add, snapshot.select(where={"timeframe": names}) if replaced else []
 
-        self._commit(plan, spec.timeframes, marks)
+        def covers(stored: Mapping[str, str]) -> Mapping[str, str]:
+            replaced = not self.request.restricted
+            return coverage_of(self.request, self.calendar, stored, spec.timeframes, marks, replaced)
+
+        self._commit(plan, spec.timeframes, marks, covers)
         for timeframe in spec.timeframes:
             rows = sum(file.rows for file in add if file.partition["timeframe"] == timeframe.name)
             self.summary.bars[timeframe.name] += rows
@@ -88,10 +94,12 @@ class Publisher:
         manifest: Manifest,
         staging: Storage,
         marks: Mapping[str, int],
+        covers: Covers | None = None,
     ) -> None:
         """Merge bars into the stored ones of ``regions`` and commit.
 
-        Where another run landed meanwhile with other symbols, merge again.
+        Where another run landed meanwhile with other symbols, merge again. ``covers`` gives what the table
+        says of its coverage from then on.
         """
         commit_dead_letters(self.lake, manifest, staging, self.request.run)
         changes: Counter[str] = Counter()
@@ -110,7 +118,10 @@ class Publisher:
                 changes.update({name: getattr(merged, name) for name in _CHANGES})
             return add, remove
 
-        self._commit(plan, tuple(made), marks)
+        def by_marks(stored: Mapping[str, str]) -> Mapping[str, str]:
+            return coverage_of(self.request, self.calendar, stored, tuple(made), marks)
+
+        self._commit(plan, tuple(made), marks, covers or by_marks)
         self.summary.changes.update(changes)
         self.summary.bars.update({timeframe.name: len(bars) for timeframe, bars in made.items()})
         self.summary.tallies.update(manifest.tallies)
@@ -120,6 +131,7 @@ class Publisher:
         plan: Callable[[Snapshot], tuple[list[DataFile], list[DataFile]]],
         timeframes: Sequence[Timeframe],
         marks: Mapping[str, int],
+        covers: Covers,
     ) -> None:
         request = self.request
         symbols = tuple(sorted(request.symbols)) if request.symbols is not None else None
@@ -135,7 +147,8 @@ class Publisher:
                     base_version=self.base.version,
                     scope=Scope(symbols, tuple(timeframe.name for timeframe in timeframes)),
                     run=request.run,
-                    properties=properties_of(request, self.calendar, self.basis, stored, through),
+                    properties=properties_of(request, self.calendar, self.basis, stored, through)
+                    | dict(covers(stored)),
                     app=marks,
                 )
             except RebaseNeeded:

@@ -213,6 +213,7 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
                 **shared,
                 tables.INTRADAY_ANCHOR: anchor.value,
                 tables.ANCHOR: Anchor.EXCHANGE.value,
+                tables.BARS_FROM: args.bars_from,
             },
         },
         limits={spec.name: FileLimits(age=args.commit_every) for spec in STREAM_TABLES},

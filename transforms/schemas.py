@@ -106,6 +106,25 @@ DEAD_LETTERS = pa.schema(
     ]
 )
 
+_SIDES: list[Any] = [field.with_name(f"{side}_{field.name}") for field in _OHLCV for side in ("old", "new")]
+
+#: The table ``reconciliation``: bars that official history changed, as readers saw them before and after.
+#: ``session`` is the one in which the bar's window begins. All ``old_*`` are null where there was no bar,
+#: all ``new_*`` where there is none now.
+RECONCILIATION = pa.schema(
+    [
+        pa.field("run", pa.string()),
+        pa.field("session", pa.date32()),
+        pa.field("symbol", pa.string()),
+        pa.field("timeframe", pa.string()),
+        pa.field("ts", TIMESTAMP),
+        pa.field("end", TIMESTAMP),
+        pa.field("change", pa.string()),
+        pa.field("why", pa.string()),
+        *_SIDES,
+    ]
+)
+
 #: Partial bars: what a fold of rows leaves, and what ``merge`` takes and gives. The sums are integers:
 #: ``volume`` in 1e-6 share, notional in 1e-12 share x currency as ``notional_hi * 2**64 + notional_lo``
 #: (``notional_lo`` unsigned). ``(open_ts, open_seq)`` and ``(close_ts, close_seq)`` order the inputs.

@@ -67,9 +67,7 @@ def test_without_history_there_is_nothing_to_begin_with(tmp_path):
 
 
 def test_history_of_other_prices_or_sessions_is_refused(world):
-    with pytest.raises(
-        PropertyMismatch, match="price_basis=raw; this run asks for price_basis=split"
-    ):
+    with pytest.raises(PropertyMismatch, match="price_basis=raw; this run asks for price_basis=split"):
         world.start(basis="split-adjusted")
     with pytest.raises(PropertyMismatch, match="calendar=XNYS"):
         world.start(calendar=load_calendar("XLON"))

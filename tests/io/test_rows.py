@@ -14,11 +14,13 @@ from fibflow.io import tables
 from fibflow.io.files import list_raw
 from fibflow.io.lake import Lake, Scope
 from fibflow.io.rowfilter import Filter
-from fibflow.io.rows import BronzeRows, Origins, RawRows
+from fibflow.io.rows import BronzeRows, Origins, RawRows, TickRows
 from fibflow.io.storage import LakeError, Storage
 from fibflow.tests.io.barlakes import daily_rows, minute_rows
+from fibflow.tests.pipelines.streamed import Streamed, day_of_minutes, day_of_trades, session
 from fibflow.transforms.calendar import load_calendar
-from fibflow.transforms.schemas import DAILY_ROWS, MINUTE_ROWS
+from fibflow.transforms.corrections import CORRECTABLE
+from fibflow.transforms.schemas import DAILY_ROWS, MINUTE_INPUT, MINUTE_ROWS
 
 XNYS = load_calendar()
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05"]
@@ -228,3 +230,24 @@ def test_bronze_minutes(tmp_path):
     # A version that no row has costs nothing.
     assert found.column_names == [name for name in MINUTE_ROWS.names if name != "version"]
     assert found["close"].equals(rows["close"])
+
+
+@pytest.mark.parametrize("kind", ["T", "AM"])
+def test_rows_of_ticks_are_what_the_kernel_takes(kind, tmp_path):
+    made = Streamed(tmp_path / "lake")
+    made.archive([*day_of_trades("2024-03-08", trades=9), *day_of_minutes("2024-03-08", minutes=5)])
+    start, end = session("2024-03-08").opens, session("2024-03-08").closes
+    snapshot = made.lake.table(tables.TICKS).snapshot()
+    condition = Filter.of(tables.TICKS, None, start, end, {"kind": kind})
+    given = TickRows(snapshot.storage, tables.TICKS, condition, kind == "T")
+    source = pickle.loads(pickle.dumps(given))  # noqa: S301 - as Beam sends it
+    validated = source.read(snapshot.select())
+    schema = CORRECTABLE if kind == "T" else MINUTE_INPUT
+    rows = validated.rows
+    assert rows.column_names == schema.names
+    assert pa.types.is_string(rows.schema.field("sequence").type)
+    expected = [row for row in made.messages if row["kind"] == kind and start <= row["ts"] < end]
+    names = ["symbol", "seq", "trade_id", "sequence"] if kind == "T" else ["symbol", "open", "version"]
+    assert rows.select(names).to_pylist() == [{name: row[name] for name in names} for row in expected]
+    assert len(validated.rejected) == 0
+    assert source.origin(0) == snapshot.storage.uri

@@ -169,6 +169,20 @@ def test_minutes_have_a_group_a_stretch_of_sessions():
     assert minute_groups(of({}), 9) == [Group(9, 9)]
 
 
+def test_minutes_beside_sessions_that_ticks_made():
+    changed = Changed({"A": 5, "B": 9}, [4, 5, 6, 9, 20, 21], ReadStats())
+    both = frozenset("AB")
+    # Those that ticks made change hands as a whole; from the tip on only sessions that hold rows are made.
+    assert minute_groups(changed, 20, frozenset({5, 7})) == [
+        Group(5, 5, until=6),
+        Group(20, 20, until=22),
+        Group(4, 4, until=5, symbols=both),
+        Group(6, 6, until=7, symbols=both),
+        Group(9, 9, until=10, symbols=both),
+    ]
+    assert minute_groups(of({}), None, frozenset({5})) == []
+
+
 def test_minutes_of_many_symbols(monkeypatch):
     monkeypatch.setattr(changes, "MOST_SINGLE", 1)
     assert minute_groups(of({"A": 5, "B": 5}), None) == [Group(5, 5, until=6)]

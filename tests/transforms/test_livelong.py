@@ -232,7 +232,7 @@ def test_bars_of_several_sessions_are_those_of_history_and_of_the_ticks_that_cou
         for bar in (dicts(output.bars) if output.bars is not None else [])
     ]
     best = kept(bar for _, bar in known)
-    # A bar whose days were all withdrawn between its end and its being final stays as it was, and is not final.
+    # A bar whose days were all withdrawn between its end and its being final stays, and is not final.
     names = {key(bar) for bar in best.values() if bar["final"]}
     by_changes = [expected(world, rest, changes) for changes in range(len(world.changes) + 1)]
     seen = 0

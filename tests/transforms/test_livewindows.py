@@ -110,7 +110,6 @@ def test_what_counts_as_a_change():
 
 
 def test_nothing_before_and_nothing_after():
-    nothing = np.zeros(0, np.int64)
     none = Bars.concat([])
     assert [part.tolist() for part in same_content(none, bars((0, 0, 1.0, 0, 0)))] == [[False], [-1]]
     assert [part.tolist() for part in same_content(none, none)] == [[], []]
