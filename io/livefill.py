@@ -66,9 +66,10 @@ def last_bars(
             continue
         last = int(np.searchsorted(calendar.day_starts, instant, side="right")) - 1
         a_session = max(1, _SESSION_MINUTES // timeframe.minutes) if timeframe.is_intraday else 1
+        length = max(1, timeframe.sessions)
         # One more: the last session may have just begun.
-        first = max(0, last - -(-keep // a_session))
-        step = max(1, _BARS_AT_ONCE // a_session)
+        first = max(0, last - -(-keep // a_session) * length)
+        step = max(1, _BARS_AT_ONCE // a_session) * length
         for begin in range(first, last + 1, step):
             stop = min(begin + step, last + 1) - 1
             within = int(calendar.day_starts[begin]), int(calendar.day_ends[stop])

@@ -56,6 +56,12 @@ def test_the_last_bars_of_each_timeframe_are_those_of_the_last_sessions(tmp_path
     assert ts.max() - ts.min() == np.timedelta64(DAY + HALF_PAST_TWO - 5, "m")
 
 
+def test_bars_of_several_sessions_are_as_many(tmp_path):
+    lake = lake_of(tmp_path, live([("A", day * DAY, 0, True, float(day)) for day in range(0, 27, 3)], "3d"))
+    found = pa.concat_tables(list(last_bars(lake, (Timeframe(3, 0),), ALWAYS, 3)))
+    assert found["close"].to_pylist() == [15.0, 18.0, 21.0, 24.0]
+
+
 def test_many_sessions_come_in_several_tables(tmp_path):
     lake = lake_of(tmp_path, live([("A", minute, 0, True, 1.0) for minute in range(0, 20 * DAY, 5)]))
     found = list(last_bars(lake, TIMEFRAMES, ALWAYS, 500))

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from fibflow.io.aws import AwsConfig
 from fibflow.io.flinkrest import FlinkRest
 from fibflow.io.kinesis.errors import kinesis_client
 from fibflow.io.kinesis.producer import PutOptions, PutTicks
+from fibflow.io.lake import Lake
 from fibflow.io.livestore import LiveStore
+from fibflow.io.readbars import LakeReader
 from fibflow.pipelines import playback, tape
 from fibflow.runners.services.stack import Stack
-from fibflow.transforms.bars import BarSpec
+from fibflow.transforms.bars import BarSpec, daily_bars
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.conditions import minute_input, trade_input
+from fibflow.transforms.duplicates import resolve
 from fibflow.transforms.schemas import BARS, DAILY_ROWS, DEAD_LETTERS, TIMESTAMP
 from fibflow.transforms.ticks import aggregate_ticks
 from fibflow.transforms.timeframe import FIBONACCI, INTRADAY, MINUTE_US, Timeframe
@@ -58,12 +61,14 @@ _WITHIN_S = max(240.0, SYMBOLS / 4)
 class Market:
     """Some sessions of made-up symbols as a tape, and official history up to the first of them.
 
-    ``last`` is the position of the last session.
+    ``official`` are the official days of the tape's sessions, landed later, and ``last`` is the position of
+    the last of these.
     """
 
     calendar: TradingCalendar
     tape: tape.Tape
     history: pa.Table
+    official: pa.Table
     last: int
 
     @classmethod
@@ -83,8 +88,9 @@ class Market:
         past = exchange.days[first - PAST : first].astype(np.int64)
         rows = tape.synthetic_daily(symbols, np.concatenate((past, days)), np.random.default_rng(seed))
         is_past = pc.less(rows["session"], pa.scalar(int(days[0]), pa.int32()).cast(pa.date32()))
+        official = rows.filter(pc.invert(is_past))
         made = tape.make(
-            rows.filter(pc.invert(is_past)),
+            official,
             exchange,
             feed=feed,
             trades=trades,
@@ -92,7 +98,7 @@ class Market:
             seed=seed,
             final_heartbeat=True,
         )
-        return cls(exchange, made, rows.filter(is_past), int(exchange.positions(days[-1:])[0]))
+        return cls(exchange, made, rows.filter(is_past), official, int(exchange.positions(days[-1:])[0]))
 
     def segments(self) -> list[Segment]:
         """Return the tape in parts, each with what comes late to it at the end of the next one's wait.
@@ -236,14 +242,20 @@ class LiveRun:
 
         wait_until(followed, "the job follows")
 
+    def once(self) -> pa.Table:
+        """Return what is archived, each message once."""
+        archive = self.table("bronze.ticks")
+        assert archive is not None
+        return sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive).cast(archive.schema)
+
     def kept(self) -> pa.Table:
         """Return what is archived, each message once, without the late ones."""
-        archive, late = self.table("bronze.ticks"), self.table("late")
-        assert archive is not None
-        once = sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive)
-        if late is not None:
-            once = sql(f"select * from once anti join late using ({IDENTITY})", once=once, late=late)
-        return once.cast(archive.schema)
+        once, late = self.once(), self.table("late")
+        if late is None:
+            return once
+        return sql(f"select * from once anti join late using ({IDENTITY})", once=once, late=late).cast(
+            once.schema
+        )
 
     def feed_rows(self, archive: pa.Table) -> pa.Table:
         """Return what the kernel takes of archived messages."""
@@ -364,6 +376,23 @@ class LiveRun:
         bars = pa.concat_tables(made).cast(BARS)
         return bars.filter(pc.greater(bars["end"], pa.scalar(begun, pa.int64()).cast(TIMESTAMP))), losers
 
+    def everything(self) -> pa.Table:
+        """Return what batch makes of all of history and of the archive: bars of windows that have ended."""
+        spec = BarSpec(
+            TIMEFRAMES, self.market.calendar, as_of=int(self.market.calendar.day_ends[self.market.last])
+        )
+        short = replace(spec, timeframes=INTRADAY, complete_only=True)
+        days = replace(spec, timeframes=(Timeframe(1, 0), *FIBONACCI), complete_only=True)
+        ticks_, _ = aggregate_ticks(self.feed_rows(self.once()), short)
+        rows, _ = resolve(self.official(), "session")
+        return pa.concat_tables([*ticks_, *daily_bars(rows, days)]).cast(BARS)
+
+    def seen(self) -> pa.Table:
+        """Return what a reader of closed bars sees: bars of windows that have ended."""
+        reader = LakeReader(Lake(str(self.lake)))
+        parts = [reader.bars(None, timeframe.name, complete_only=True) for timeframe in TIMEFRAMES]
+        return pa.concat_tables(parts)
+
     def archived(self) -> int:
         """Messages in bronze.ticks, each once."""
         archive = self.table("bronze.ticks")
@@ -424,30 +453,38 @@ def number(query: str, **tables: pa.Table) -> int:
     return int(sql(query, **tables).column(0)[0].as_py())
 
 
+def differing(batch: pa.Table, latest: pa.Table) -> tuple[int, int, int]:
+    """Return how many bars of batch are missing, how many there are besides, and how many differ."""
+    both = {"batch": batch, "latest": latest}
+    return (
+        number(f"select count(*) from batch anti join latest using ({_KEY})", **both),
+        number(f"select count(*) from latest anti join batch using ({_KEY})", **both),
+        number(
+            f"select count(*) from (select {_COLUMNS} from batch except select {_COLUMNS} from latest)",
+            **both,
+        ),
+    )
+
+
 def compare(run: LiveRun) -> Verdict:
     """Compare silver.live with batch over (bronze.ticks minus late), by SQL of its own."""
-    archive, late, live = map(run.table, ("bronze.ticks", "late", "silver.live"))
-    assert archive is not None
+    late, live, once = run.table("late"), run.table("silver.live"), run.once()
     assert live is not None
-    once = sql(f"select distinct on ({IDENTITY}) * from archive", archive=archive).cast(archive.schema)
     if late is None:
         late = once.slice(0, 0)
     assert number(f"select count(distinct ({IDENTITY})) from late", late=late) == len(late)
     batch, losers = run.batch()
     newest = f"select distinct on ({_KEY}) * from live order by revision desc, final desc"
     latest = sql(newest, live=live)
-    both = {"batch": batch, "latest": latest}
+    differences = differing(batch, latest)
     dead = run.refused()
     kind = "T" if run.feed == "trades" else "AM"
     return Verdict(
         bars=len(batch),
-        missing=number(f"select count(*) from batch anti join latest using ({_KEY})", **both),
-        surplus=number(f"select count(*) from latest anti join batch using ({_KEY})", **both),
-        different=number(
-            f"select count(*) from (select {_COLUMNS} from batch except select {_COLUMNS} from latest)",
-            **both,
-        ),
-        revised=number("select count(*) from latest where revision > 0", **both),
+        missing=differences[0],
+        surplus=differences[1],
+        different=differences[2],
+        revised=number("select count(*) from latest where revision > 0", latest=latest),
         ticks=number(f"select count(*) from once where kind = '{kind}'", once=once),
         late=len(late),
         duplicates=number("select count(*) from dead where reason = 'duplicate'", dead=dead),

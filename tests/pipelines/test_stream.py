@@ -5,6 +5,7 @@ For minute rows as they come; for trades while servers are killed, shards split 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,16 @@ import pytest
 
 from fibflow.runners.services.stack import Stack
 from fibflow.tests.io.kinesis.server import serving
-from fibflow.tests.pipelines.live import LATENESS_US, SYMBOLS, LiveRun, Market, Segment, compare, wait_until
+from fibflow.tests.pipelines.live import (
+    LATENESS_US,
+    SYMBOLS,
+    LiveRun,
+    Market,
+    Segment,
+    compare,
+    differing,
+    wait_until,
+)
 from fibflow.transforms.timeframe import MINUTE_US
 
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.
@@ -103,6 +113,16 @@ def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(
     assert found.unreadable == market.tape.truth.broken
     assert found.ticks == market.tape.truth.readable
     assert found.ticks == found.used + found.duplicates + found.late
+    # The night after: official days are landed, and readers turn to batch over everything.
+    run.land(market.official, "evening")
+    done = run.command("pipelines.reconcile", "--lake", str(run.lake), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert differing(run.everything(), run.seen()) == (0, 0, 0)
+    report = run.table("reconciliation")
+    assert report is not None
+    reasons = Counter(report["why"].to_pylist())
+    assert set(reasons) <= {"late", "official", "not_covered"}
+    assert min(reasons["late"], reasons["official"]) > 0
 
 
 def correct(run: LiveRun, market: Market) -> None:
