@@ -19,6 +19,7 @@ from fibflow.tests.io.kinesis.server import serving
 from fibflow.tests.pipelines.live import (
     LATENESS_US,
     SYMBOLS,
+    TIMEFRAMES,
     LiveRun,
     Market,
     Segment,
@@ -76,6 +77,9 @@ def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(
     run = LiveRun(stack, tmp_path, market, "ticks-faults", "trades", kinesis=kinesis)
     run.create_stream()
     run.land(market.history)
+    days = ",".join(timeframe.name for timeframe in TIMEFRAMES if not timeframe.is_intraday)
+    done = run.command("pipelines.batch", "--lake", str(run.lake), "--timeframes", days, "--workers", "1")
+    assert done.returncode == 0, done.stderr
     first = run.submit()
     begun, late_to_it, then, *rest = market.segments()
     try:
