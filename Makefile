@@ -30,7 +30,7 @@ COVERAGE := .cache/coverage.json
 # PyPI has this version as a source archive only: it stands apart from the lock, with its hash.
 FLINK := apache-flink-libraries==1.19.3 --hash=sha256:4a58e3a1fb7d83340bc96b6c080624c6d792d69fae5d294b96224775204a9c60
 
-.PHONY: help setup demo test lint format bench bench-stream up down lock clean
+.PHONY: help setup demo test lint format bench bench-stream faults up down lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -67,6 +67,9 @@ down: setup ## stop the local stack; its data and logs stay in .local
 
 bench-stream: setup ## the live pipeline on the local stack: catching up, latency, growth; takes long
 	@$(PY) -m benchmarks.stream $(ARGS)
+
+faults: setup ## break a live job on the local stack in every known way; writes docs/reliability.md; half an hour
+	@$(PY) -m benchmarks.faults.run $(ARGS)
 
 lock: $(STAMPS)/venv ## remake requirements.lock from setup.py; ARGS=--upgrade takes newer versions
 	@$(PIP) install uv==$(UV_VERSION)

@@ -242,7 +242,7 @@ class LakeTable:
         draft = _Draft(tuple(add), tuple(remove), scope, run, properties or {}, app or {}, data_change)
         draft.validate(self.spec)
         info = commit_info(operation, run, token, scope, metadata or {})
-        hit("before-commit")
+        hit("before-commit", self.spec.name)
         seen = base_version
         for _ in range(_ATTEMPTS):
             head = self.log.head()
@@ -259,7 +259,7 @@ class LakeTable:
             stamp = {"timestamp": now, **info, **({"readVersion": base_version} if base_version >= 0 else {})}
             actions = [{"commitInfo": stamp}, *self._actions(head, base_version, draft, now)]
             if self.log.put(head + 1, actions, token):
-                hit("after-commit")
+                hit("after-commit", self.spec.name)
                 self.checkpoint(head + 1, len(add) + len(remove))
                 return head + 1
         raise ConflictError(f"{self.spec.name} is written to too often to commit: run again")

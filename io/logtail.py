@@ -110,14 +110,14 @@ class LogTail:
             {"txn": {"appId": self._app_id, "version": number, "lastUpdated": now}},
             *({"add": file.to_add_action(stamp)} for file in files),
         ]
-        hit("before-commit")
+        hit("before-commit", self._table.spec.name)
         version = tip.version + 1
         if not self._table.log.put(version, actions, token):
             landed = self._table.log.read(version)
             # The put may have landed although its answer was lost.
             if landed is None or landed.info.get(COMMIT) != token:
                 return None
-        hit("after-commit")
+        hit("after-commit", self._table.spec.name)
         self._tip = replace(tip, version=version, number=number, stamp=stamp)
         self._table.checkpoint(version, len(files))
         return version

@@ -22,6 +22,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from fibflow.io import tables
 from fibflow.io.datafiles import ROW_GROUP_ROWS, DataFile, DataFileWriter, TableSpec
+from fibflow.io.failpoints import hit
 from fibflow.io.lake import Lake
 from fibflow.io.sinks import write_bars
 from fibflow.io.streamtables import STATE_VERSION, content_of, encode_file
@@ -258,3 +259,4 @@ class WriteFiles(beam.DoFn):
             Metrics.counter("lake", f"rows_written.{table}").inc(file.rows)
             Metrics.counter("lake", f"bytes_written.{table}").inc(file.size)
             yield table, encode_file(file)
+        hit("after-files", table)

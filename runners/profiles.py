@@ -67,6 +67,9 @@ class Streaming:
             "--externalized_checkpoints_enabled",
             "--retain_externalized_checkpoints_on_cancellation",
             f"--max_bundle_time_mills={self.bundle_ms}",
+            # Says no chaining: the flag turns round the runner's default. Flink names an operator by what it
+            # is chained with, which only happens at parallelism 1: such a job could not be rescaled.
+            "--operator_chaining",
             f"--max_parallelism={self.max_parallelism}",
             f"--state_backend={self.state_backend}",
             f"--state_backend_storage_path={self.checkpoints}",

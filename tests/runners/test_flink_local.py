@@ -105,10 +105,11 @@ def test_each_option_of_a_live_job_arrives_under_a_name_that_the_runner_knows(se
     for option in streaming.options:
         name, _, value = option.removeprefix("--").partition("=")
         assert name in known
-        assert arrived[f"beam:option:{name}:v1"] == (value or True)
         # A flag turns round what the runner has by default.
-        assert value or known[name].default_value in ("false", "")
+        assert arrived[f"beam:option:{name}:v1"] == (value or known[name].default_value != "true")
+        assert value or known[name].default_value in ("true", "false", "")
     assert arrived["beam:option:parallelism:v1"] == "2"
+    assert arrived["beam:option:operator_chaining:v1"] is False
 
 
 def test_a_source_that_polls_makes_no_checkpoint_larger(live):

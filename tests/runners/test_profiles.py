@@ -97,6 +97,7 @@ def test_streaming_says_all_that_decides_whether_a_job_moves():
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
         "--max_bundle_time_mills=100",
+        "--operator_chaining",
         "--max_parallelism=128",
         "--state_backend=rocksdb",
         "--state_backend_storage_path=file:///checkpoints",

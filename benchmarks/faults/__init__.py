@@ -1,0 +1,1 @@
+"""``make faults``: what breaks in the middle of a live run, and what is left of it."""
