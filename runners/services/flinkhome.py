@@ -101,7 +101,7 @@ class Cluster:
             # A task manager that is killed is noticed in seconds. One whose job manager is gone works on, in
             # its slots, until the timeout. A long pause of a process that lives is let pass.
             "heartbeat.interval": 2_000,
-            "heartbeat.timeout": 15_000,
+            "heartbeat.timeout": 12_000,
             "state.backend.type": "rocksdb",
             "state.backend.incremental": "true",
             # RocksDB's own timers grow by some bytes a resume of a polling source.
