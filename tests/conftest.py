@@ -1,4 +1,8 @@
-"""An S3 of our own: a moto server in its own process, and an empty bucket for each test."""
+"""What all tests share: hypothesis without deadlines, and servers of our own.
+
+Machines are shared, and the first example of a property test may load a calendar. S3 is a moto server in its
+own process, with an empty bucket for each test.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.livestore import LiveStore
 from fibflow.tests.io.livestores import Server, fresh, serving
+
+settings.register_profile("fibflow", deadline=None)
+settings.load_profile("fibflow")
 
 # The server says its port, and ends when its standard input does: also when the tests are killed.
 SERVER = """

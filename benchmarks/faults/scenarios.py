@@ -205,8 +205,9 @@ MATRIX = (
         "job-manager",
         "SIGKILL of the job manager, `resume --latest`",
         _kill_job_manager,
-        "The task managers end the job's tasks when they have not heard of it for `heartbeat.timeout`, 15 s "
-        "here, and only then are there slots. Without high availability a new job manager knows no jobs.",
+        "The task managers end the job's tasks when they have not heard of it for `heartbeat.timeout`, 12 s "
+        "here, and give its slots away after `taskmanager.slot.timeout`, 5 s. Till then a new job waits. "
+        "Without high availability a new job manager knows no jobs.",
         "Start it again, then `python -m pipelines.jobs resume live --lake LAKE --latest`.",
     ),
     Scenario(

@@ -102,6 +102,10 @@ class Cluster:
             # its slots, until the timeout. A long pause of a process that lives is let pass.
             "heartbeat.interval": 2_000,
             "heartbeat.timeout": 12_000,
+            # How long the slots of a job that was given up wait for it, and a task manager that found no job
+            # manager until it looks again.
+            "taskmanager.slot.timeout": "5 s",
+            "cluster.registration.error-delay": 1_000,
             "state.backend.type": "rocksdb",
             "state.backend.incremental": "true",
             # RocksDB's own timers grow by some bytes a resume of a polling source.
