@@ -31,7 +31,7 @@ class Feed:
 
     def __init__(self, client: Any, stream: str, messages: Messages) -> None:
         self._client, self._stream, self._messages = client, stream, messages
-        self._hurried, self._given_up = threading.Event(), False
+        self._hurried, self._given_up, self._begun = threading.Event(), False, False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._play, name="feed", daemon=True)
 
@@ -75,7 +75,10 @@ class Feed:
         return time.monotonic()
 
     def _played(self) -> float:
-        return self._clock() + (_FOREVER_S if self._hurried.is_set() else 0.0)
+        # The first answer is the beginning, from which the others count: hurried or not.
+        hurried = self._begun and self._hurried.is_set()
+        self._begun = True
+        return self._clock() + (_FOREVER_S if hurried else 0.0)
 
     def _wait(self, seconds: float) -> None:
         self._hurried.wait(seconds)

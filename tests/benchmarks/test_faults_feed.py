@@ -37,6 +37,15 @@ def test_what_is_told_to_finish_has_played_everything_once():
     assert len(lines_of(slowly)) > len(tape.trades)
 
 
+def test_one_that_is_hurried_before_it_begins_ends_too():
+    kinesis = stream()
+    feed = Feed(kinesis, "ticks", market(3).tape)
+    feed._hurried.set()
+    with feed:
+        feed.finish()
+    assert lines_of(kinesis)
+
+
 def test_a_stream_that_is_not_there_is_told_at_the_end():
     kinesis = stream()
     kinesis.fault = lambda operation: "denied"

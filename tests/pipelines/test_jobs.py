@@ -15,6 +15,7 @@ from fibflow.io.savepoints import SavepointError
 from fibflow.io.storage import Storage
 from fibflow.pipelines import cli, jobs
 from fibflow.tests.io import flinkcluster
+from fibflow.tests.pipelines.live import wait_until
 
 NAME = "fibflow-live-0123456789abcdef"
 
@@ -153,11 +154,17 @@ def test_the_life_of_a_job(cluster, lake):
 def test_a_job_that_failed_says_why(cluster):
     with contextlib.suppress(RuntimeError):  # what Beam makes of it
         cluster.submit("broken", "file:///nowhere/at-all")
-    listed = Ran("list", "--all", "--flink-master", cluster.address)
-    assert ["broken", "FAILED"] in [row[1:3] for row in listed.rows]
-    assert (
-        ") failed: Cannot find checkpoint or savepoint file/directory 'file:///nowhere/at-all'" in listed.out
-    )
+    ended = ["broken", "FAILED"]
+    listed: list[Ran] = []
+
+    def is_listed() -> bool:
+        listed.append(Ran("list", "--all", "--flink-master", cluster.address))
+        return ended in [row[1:3] for row in listed[-1].rows]
+
+    # Beam hears of the failure before Flink has put the job with those that ended.
+    wait_until(is_listed, "Flink lists the job that failed")
+    why = ") failed: Cannot find checkpoint or savepoint file/directory 'file:///nowhere/at-all'"
+    assert why in listed[-1].out
 
 
 def test_a_job_that_nobody_knows(cluster):
