@@ -190,6 +190,9 @@ class Bench:
         saved = self.tape_of(sizes.symbols, sizes.ticks, minutes=sizes.minutes)
         expected = self.expected(saved, sizes.symbols, sizes.ticks, sizes.minutes)
         runs, lives = [], []
+        if not self.args.quick:
+            # As in the stages: the first job meets a cold JVM.
+            self.catch_up(cluster, "redis", saved, expected)
         for number in range(self.args.rounds):
             for with_it in (False, True) if number % 2 == 0 else (True, False):
                 name = WITH if with_it else WITHOUT
