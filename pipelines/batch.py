@@ -84,10 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "--rewrite-calendar", action="store_true", help="make anew what a changed calendar moves"
     )
     made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    made.add_argument(
-        "--workers", type=int, help="how many bundles at a time (default: one a core, at most 4)"
-    )
-    made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+    cli.add_work_arguments(made)
     add_runner_arguments(made)
     return made
 
@@ -106,8 +103,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     symbols = frozenset(filter(None, map(str.strip, (args.symbols or "").split(","))))
     if args.symbols is not None and not symbols:
         raise cli.UsageError("--symbols names no symbol")
-    if args.workers is not None and args.workers < 1:
-        raise cli.UsageError(f"--workers is {args.workers}: give 1 or more")
+    workers = cli.workers_of(args)
     parts = [part for part in (_of_days(timeframes), _of_minutes(timeframes)) if part]
     if args.input and len(parts) > 1:
         raise cli.UsageError("--input names one source: ask for days, or for minutes and hours, not for both")
@@ -139,7 +135,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                 rewrite_calendar=args.rewrite_calendar,
                 dry_run=args.dry_run,
                 runner=runner,
-                workers=args.workers or cli.default_workers(),
+                workers=workers,
                 staging=args.staging,
                 run=cli.new_run_id(),
                 year=datetime.now(UTC).year,

@@ -127,6 +127,25 @@ def _say(program: str, error: BaseException, code: int) -> int:
     return code
 
 
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers`` and ``--staging``."""
+    parser.add_argument(
+        "--workers", type=int, help="how many bundles at a time (default: one a core, at most 4)"
+    )
+    parser.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+
+
+def workers_of(args: argparse.Namespace) -> int:
+    """Return how many bundles run at a time.
+
+    Raises:
+        UsageError: fewer than one is asked for.
+    """
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"--workers is {args.workers}: give 1 or more")
+    return args.workers or default_workers()
+
+
 def default_workers() -> int:
     """Return how many bundles run at a time: one a core, up to four."""
     return min(4, os.cpu_count() or 1)

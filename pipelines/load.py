@@ -55,8 +55,7 @@ def parser() -> argparse.ArgumentParser:
         help="land all files anew, in place of all that the table holds",
     )
     made.add_argument("--dry-run", action="store_true", help="say what would be landed, and write nothing")
-    made.add_argument("--workers", type=int, help="bundles at a time (default: one a core, at most 4)")
-    made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+    cli.add_work_arguments(made)
     add_runner_arguments(made)
     return made
 
@@ -76,8 +75,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         raise cli.UsageError("--symbols names no symbol")
     if symbols and args.full_refresh:
         raise cli.UsageError("--full-refresh replaces the whole table: leave --symbols out")
-    if args.workers is not None and args.workers < 1:
-        raise cli.UsageError(f"--workers is {args.workers}: give 1 or more")
+    workers = cli.workers_of(args)
     place = Place.of(args)
     lake = Lake(args.lake, cli.aws_of(args, args.lake, args.input, args.staging))
     _check_places(args.input, lake)
@@ -95,7 +93,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             full_refresh=args.full_refresh,
             dry_run=args.dry_run,
             runner=runner,
-            threads=args.workers or cli.default_workers(),
+            threads=workers,
             staging=args.staging,
             run=cli.new_run_id(),
             year=datetime.now(UTC).year,

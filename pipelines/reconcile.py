@@ -61,10 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "of a bronze table, its newest)",
     )
     made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    made.add_argument(
-        "--workers", type=int, help="how many bundles at a time (default: one a core, at most 4)"
-    )
-    made.add_argument("--staging", metavar="URI", help="place for temporary files, seen by all workers")
+    cli.add_work_arguments(made)
     add_runner_arguments(made)
     return made
 
@@ -79,8 +76,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """
     args, beam_args = parser().parse_known_args(argv)
     began = time.monotonic()
-    if args.workers is not None and args.workers < 1:
-        raise cli.UsageError(f"--workers is {args.workers}: give 1 or more")
+    cli.workers_of(args)
     asked = parse_timeframes(args.timeframes) if args.timeframes else None
     place = Place.of(args)
     # Beam takes a second to import: not before the command line is known to be right.
@@ -180,7 +176,7 @@ def _request(
         rewrite_calendar=False,
         dry_run=args.dry_run,
         runner=runner,
-        workers=args.workers or cli.default_workers(),
+        workers=cli.workers_of(args),
         staging=args.staging,
         run=cli.new_run_id(),
         year=_year(),
