@@ -35,7 +35,7 @@ from fibflow.transforms.livewindows import (
     windows_with,
 )
 from fibflow.transforms.partials import BAR_BATCH, as_arrow, numbers
-from fibflow.transforms.timeframe import MINUTE_US, Anchor, Timeframe, TimeframeError
+from fibflow.transforms.timeframe import DAY, MINUTE_US, Anchor, TimeframeError, by_sessions
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
@@ -82,16 +82,14 @@ class Plan:
         bounds = (spec.as_of, spec.start, spec.end, spec.changed_from)
         if spec.complete_only or any(bound is not None for bound in bounds):
             raise ValueError("bars of a stream take no as_of, start, end, changed_from or complete_only")
-        short = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions <= 1)
-        long = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions > 1)
+        short, long, lacks_days = by_sessions(spec.timeframes)
         if long and spec.anchor is not Anchor.EXCHANGE:
             raise TimeframeError(
                 f"timeframe {long[0]}: a stream counts sessions from the anchor exchange, not {spec.anchor}"
             )
-        day = Timeframe(1, 0)
         #: The number of a timeframe that others are made of, and nobody asked for.
-        self.hidden = len(short) if long and day not in short else None
-        self.grid = Grid(short if self.hidden is None else (*short, day), spec.calendar, spec.intraday_anchor)
+        self.hidden = len(short) if lacks_days else None
+        self.grid = Grid((*short, DAY) if lacks_days else short, spec.calendar, spec.intraday_anchor)
         self.timeframes = (*self.grid.timeframes, *long)
         self.days = DayGrid(long, len(self.grid.timeframes), spec.calendar) if long else None
         self.lateness = policy.lateness_us

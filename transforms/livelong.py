@@ -30,7 +30,7 @@ from fibflow.transforms.livedays import (
 from fibflow.transforms.livestate import OPEN, Entries, add_up
 from fibflow.transforms.livewindows import Bars, without_prices
 from fibflow.transforms.partials import as_arrow
-from fibflow.transforms.timeframe import Timeframe
+from fibflow.transforms.timeframe import DAY
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class LongBars:
     def __init__(self, days: DayGrid, grid: Grid, bucket: Bucket, lateness: int) -> None:
         self._days, self._grid, self._bucket, self._lateness = days, grid, bucket, lateness
         self._calendar = days.calendar
-        self._day = grid.timeframes.index(Timeframe(1, 0))
+        self._day = grid.timeframes.index(DAY)
 
     @property
     def _through(self) -> int | None:

@@ -31,7 +31,7 @@ from fibflow.transforms.partials import (
     run_starts,
 )
 from fibflow.transforms.schemas import DAILY_ROWS, DEAD_LETTERS, TIMESTAMP
-from fibflow.transforms.timeframe import MINUTE_US, Timeframe, TimeframeError
+from fibflow.transforms.timeframe import DAY, MINUTE_US, Timeframe, TimeframeError, by_sessions
 from fibflow.transforms.validation import MAX_VWAP
 
 Bool = npt.NDArray[np.bool_]
@@ -44,7 +44,6 @@ Index = npt.NDArray[np.intp]
 NO_OPEN = int(np.iinfo(np.int64).max)
 NO_CLOSE = int(np.iinfo(np.int64).min)
 
-_DAY = Timeframe(1, 0)
 _HIGH_LOW, _OPEN_CLOSE, _VOLUME = (np.uint8(rule) for rule in (Rule.HIGH_LOW, Rule.OPEN_CLOSE, Rule.VOLUME))
 #: How much further up the bits lie that hold outside regular hours.
 _EXTENDED = np.uint8(3)
@@ -226,14 +225,13 @@ def aggregate_ticks(
     Raises:
         TimeframeError: for a timeframe of several sessions without history.
     """
-    short = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions <= 1)
-    long = tuple(timeframe for timeframe in spec.timeframes if timeframe.sessions > 1)
+    short, long, lacks_days = by_sessions(spec.timeframes)
     if long and history is None:
         raise TimeframeError(
             f"timeframe {long[0]}: bars of several sessions come with history; of ticks alone name minutes, "
             "hours and 1d"
         )
-    hidden = () if not long or _DAY in short else (_DAY,)
+    hidden = (DAY,) if lacks_days else ()
     grid = Grid((*short, *hidden), spec.calendar, spec.intraday_anchor)
     minute = tickrows.minutes_of(numbers(rows, "ts"))
     session = spec.calendar.positions_at(minute)
@@ -261,7 +259,7 @@ def aggregate_ticks(
             priced = with_prices(made)
             if timeframe not in hidden:
                 bars.append(_bars(priced, timeframe, as_of, spec))
-            if long and timeframe == _DAY:
+            if long and timeframe == DAY:
                 days.append(finish(priced, timeframe.name, priced.end <= as_of))
     if long:
         assert history is not None

@@ -91,6 +91,7 @@ class Timeframe:
         return cls(0, minutes)
 
 
+DAY = Timeframe(1, 0)
 FIBONACCI = tuple(Timeframe(n, 0) for n in (3, 5, 8, 13, 21, 34))
 INTRADAY = tuple(Timeframe(0, n) for n in (1, 5, 15, 30, 60, 120, 240))
 
@@ -113,6 +114,16 @@ def parse_timeframes(names: str | Iterable[str]) -> tuple[Timeframe, ...]:
     if not found:
         raise TimeframeError("no timeframe given: name some, such as 3d,5d,8d")
     return tuple(sorted(found))
+
+
+def by_sessions(
+    timeframes: Iterable[Timeframe],
+) -> tuple[tuple[Timeframe, ...], tuple[Timeframe, ...], bool]:
+    """Return the timeframes within a session, those of several, and whether these lack the days they fold."""
+    given = tuple(timeframes)
+    short = tuple(timeframe for timeframe in given if timeframe.sessions <= 1)
+    long = tuple(timeframe for timeframe in given if timeframe.sessions > 1)
+    return short, long, bool(long) and DAY not in short
 
 
 @dataclass(frozen=True)
