@@ -31,6 +31,11 @@ class Position:
     generation: str
     id: str
 
+    @property
+    def number(self) -> tuple[int, int]:
+        """The place in the order of a store's entries."""
+        return _number(self.id)
+
 
 @dataclass(frozen=True)
 class Update:
@@ -40,8 +45,9 @@ class Update:
         kind: PRICES, OPEN, CLOSED or RESET.
         table: of ``liverecords.PRICES`` for PRICES, of ``schemas.BARS`` for OPEN and CLOSED; empty for RESET.
         position: from where to go on.
-        bucket: of OPEN: the bucket of the symbols. They have no other open bars than these.
+        bucket: of OPEN: the bucket of the symbols. They have no other open bars of the kind than these.
         whole: of OPEN: nor has any other symbol of the bucket.
+        of_days: of OPEN: the kind: bars of one session and more, or of minutes and hours.
     """
 
     kind: str
@@ -49,6 +55,7 @@ class Update:
     position: Position
     bucket: int | None = None
     whole: bool = False
+    of_days: bool = False
 
 
 def position(store: LiveStore) -> Position:
@@ -108,7 +115,8 @@ def decode(entry: str, fields: dict[bytes, bytes], generation: str) -> Update:
         return Update(kind, unpack_prices(packed), here)
     if kind == CLOSED:
         return Update(kind, unpack_bars(packed), here)
-    return Update(kind, unpack_bars(packed), here, int(fields[b"b"]), fields[b"w"] == b"1")
+    whole, of_days = (fields[name] == b"1" for name in (b"w", b"d"))
+    return Update(kind, unpack_bars(packed), here, int(fields[b"b"]), whole, of_days)
 
 
 def packed_of(kind: str, fields: dict[bytes, bytes]) -> Packed:

@@ -40,6 +40,8 @@ from fibflow.transforms.openbars import Flush
 from fibflow.transforms.partials import as_arrow, newest
 from fibflow.transforms.timeframe import Timeframe
 
+#: The keys of open bars: of minutes and hours, and of days.
+_OPEN = ("open", "days")
 #: How many closed bars of a (symbol, timeframe) are kept.
 KEEP = 500
 #: About how many bytes of ``push`` are kept.
@@ -53,7 +55,7 @@ _CALLS_AT_ONCE = 64
 _MOST_KEPT = 0xFFFF
 
 T = TypeVar("T")
-_Named = dict[str | bytes, bytes]
+_Named = list[tuple[str | bytes, bytes]]
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,16 @@ class LiveStore:
         return self._write(scripts.WRITE_PRICES, (([self.key("last")], part.parts()) for part in parts))
 
     def write_open(self, flushes: Iterable[Flush]) -> int:
-        """Write open bars; return how many. A flush older than the bucket's last one changes nothing.
+        """Write open bars; return how many. A flush older than the last of its bucket and kind is dropped.
 
-        What a flush holds of a symbol takes the place of all that was open of it.
+        What a flush holds of a symbol takes the place of all that was open of it, of the kind.
         """
         return self._write(scripts.WRITE_OPEN, map(self._open_call, flushes))
 
     def _open_call(self, flush: Flush) -> Call:
         parts = group_bars(flush.bars, seconds(flush.stamp)).parts()
-        keys = [self.key("open", flush.bucket), self.key("stamps")]
-        return keys, [flush.bucket, flush.stamp, int(flush.whole), *parts]
+        keys = [self.key(_OPEN[flush.of_days], flush.bucket), self.key("stamps")]
+        return keys, [flush.bucket, flush.stamp, int(flush.whole), *parts, int(flush.of_days)]
 
     def write_closed(self, bars: pa.Table, written: int, push: bool = True) -> int:
         """Write closed bars, in any order, into the lists of the last ones; return how many were taken.
@@ -236,11 +238,12 @@ class LiveStore:
 
         A (symbol, timeframe) has two while trades of a window come before the one before it has ended.
         """
-        named: dict[str, list[str]] = {}
+        by_bucket: dict[int, list[str]] = {}
         for symbol in symbols or ():
-            named.setdefault(self.key("open", bucket_of(symbol, self.buckets)), []).append(symbol)
-        every = dict.fromkeys(self.key("open", bucket) for bucket in range(self.buckets))
-        bars = unpack_bars(_packed(self._hashes(every if symbols is None else named), BAR))
+            by_bucket.setdefault(bucket_of(symbol, self.buckets), []).append(symbol)
+        asked = dict.fromkeys(range(self.buckets)) if symbols is None else by_bucket
+        keys = {self.key(kind, bucket): names for bucket, names in asked.items() for kind in _OPEN}
+        bars = unpack_bars(_packed(self._hashes(keys), BAR))
         if timeframes is not None:
             wanted = pa.array(list(timeframes), pa.string())
             bars = bars.filter(pc.is_in(bars["timeframe"], value_set=wanted))
@@ -260,7 +263,8 @@ class LiveStore:
     def _bars(self, symbol: str, timeframe: str, limit: int, with_open: bool) -> pa.Table:
         if limit < 1:
             raise ValueError(f"a limit of {limit} bars: ask for 1 or more")
-        key, bucket = self.key("closed", timeframe, symbol), self.key("open", bucket_of(symbol, self.buckets))
+        parsed, key = Timeframe.parse(timeframe), self.key("closed", timeframe, symbol)
+        bucket = self.key(_OPEN[not parsed.is_intraday], bucket_of(symbol, self.buckets))
 
         def question(client: redis.Redis) -> list[Any]:
             pipe: Any = client.pipeline(transaction=False).lrange(key, -limit, -1)
@@ -269,7 +273,7 @@ class LiveStore:
         closed, *opened = self.connection.ask(question)
         rows = np.frombuffer(b"".join(closed), BAR)
         for now_open in (np.frombuffer(value, BAR) for value in opened if value is not None):
-            own = now_open["frame"] == frame_of(Timeframe.parse(timeframe))
+            own = now_open["frame"] == frame_of(parsed)
             later = now_open["ts"] > rows["ts"][-1] if len(rows) else own
             rows = np.concatenate((rows, now_open[own & later]))[-limit:]
         return unpack_bars(Packed(pa.array([symbol] * len(rows), pa.string()), rows))
@@ -287,23 +291,19 @@ class LiveStore:
                     pipe.hmget(key, names)
             return pipe.execute()
 
-        found: _Named = {}
+        found: _Named = []
         for names, answer in zip(asked.values(), self.connection.ask(question), strict=True):
-            if names is None:
-                found.update(answer)
-            else:
-                found.update(
-                    (name, value) for name, value in zip(names, answer, strict=True) if value is not None
-                )
+            pairs = answer.items() if names is None else zip(names, answer, strict=True)
+            found += [(name, value) for name, value in pairs if value is not None]
         return found
 
 
 def _packed(found: _Named, dtype: np.dtype) -> Packed:
     """Return the records of hash fields; a field may hold several."""
-    names = pa.array(list(found), pa.string())
-    rows = np.frombuffer(b"".join(found.values()), dtype)
+    names = pa.array([name for name, _ in found], pa.string())
+    rows = np.frombuffer(b"".join(value for _, value in found), dtype)
     if len(rows) > len(found):
-        counts = [len(value) // dtype.itemsize for value in found.values()]
+        counts = [len(value) // dtype.itemsize for _, value in found]
         names = names.take(as_arrow(np.repeat(np.arange(len(found)), counts)))
     return Packed(names, rows)
 

@@ -55,14 +55,15 @@ local function in_parts(list, most, use)
 end
 """
 
-# KEYS[3] the bucket's open bars, KEYS[4] the stamps. ARGV: 4 bucket, 5 stamp, 6 whole, 7 sizes, 8 names, 9
-# how many records each name has (u16), 10 the records.
+# KEYS[3] the bucket's open bars of a kind, KEYS[4] the stamps. ARGV: 4 bucket, 5 stamp, 6 whole, 7 sizes, 8
+# names, 9 how many records each name has (u16), 10 the records, 11 whether they are of days.
 _WRITE_OPEN = """
 local made, wrong = generation()
 if wrong then return wrong end
-local before = redis.call('HGET', KEYS[4], ARGV[4])
+local field = ARGV[11] == '1' and ARGV[4] .. ':days' or ARGV[4]
+local before = redis.call('HGET', KEYS[4], field)
 if before and tonumber(before) > tonumber(ARGV[5]) then return {made, 0} end
-redis.call('HSET', KEYS[4], ARGV[4], ARGV[5])
+redis.call('HSET', KEYS[4], field, ARGV[5])
 
 if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
 local names, flat, at = words(ARGV[7], ARGV[8]), {}, 1
@@ -75,7 +76,8 @@ for i, name in ipairs(names) do
 end
 in_parts(flat, 4000, function(...) redis.call('HSET', KEYS[3], ...) end)
 if #names > 0 or ARGV[6] == '1' then
-  push('k', 'open', 'b', ARGV[4], 'w', ARGV[6], 's', ARGV[7], 'n', ARGV[8], 'c', ARGV[9], 'r', ARGV[10])
+  push('k', 'open', 'b', ARGV[4], 'd', ARGV[11], 'w', ARGV[6], 's', ARGV[7], 'n', ARGV[8], 'c', ARGV[9],
+    'r', ARGV[10])
 end
 return {made, #ARGV[10] / 85}
 """

@@ -10,8 +10,9 @@ No Beam, no pandas.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ from fibflow.io.bars import check_held, checked_columns, session_start, timefram
 from fibflow.io.datafiles import DataFile, TableSpec
 from fibflow.io.lake import Lake, TableMissing, VersionMissing
 from fibflow.io.rowfilter import Filter, Instant, mask_array, plain_array
-from fibflow.io.snapshot import Snapshot, read_parts
+from fibflow.io.snapshot import Snapshot
 from fibflow.io.storage import LakeError
 from fibflow.transforms.calendar import TradingCalendar, load_calendar
 from fibflow.transforms.schemas import BARS
@@ -36,6 +37,8 @@ _TERMS = (tables.CALENDAR, tables.ANCHOR, tables.INTRADAY_ANCHOR, tables.PRICE_B
 #: Of rows with one key the greatest counts: by where it is from, its commit, and its place in the stream.
 _RANKS = ("source", "commit", "revision", "final")
 _OPEN, _LIVE, _ENDED = 0, 1, 2
+#: How many files of a stream are read at once at most.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -74,55 +77,93 @@ class View:
             rows, _ = self.bars.read(_needed(columns), symbols, start, end, where)
             parts.append(_ranked(rows))
         if self.live is not None:
-            files = self.live.select(symbols, start, end, where)
             condition = Filter.of(self.live.spec, symbols, start, end, where)
-            parts.append(self._live(files, condition, columns, timeframe))
+            parts.append(self._live(self.live.located(condition), condition, columns, timeframe))
         return _settled(parts, columns)
 
     def last(
-        self, symbol: str, timeframe: str, n: int, columns: Sequence[str], complete_only: bool = False
+        self,
+        symbol: str,
+        timeframe: str,
+        n: int,
+        columns: Sequence[str],
+        complete_only: bool = False,
+        start: Instant | None = None,
+        end: Instant | None = None,
+        first: bool = False,
     ) -> pa.Table:
-        """The last ``n`` bars of a symbol, oldest first: files are opened from the newest on."""
+        """The last ``n`` bars of a symbol with ``ts`` in ``[start, end)``, or the ``first``, oldest first.
+
+        Files are opened from that end on, as few as need be.
+        """
         parts = []
         where = where_of(timeframe, complete_only)
+        if self.bars is not None and (self.live is None or not self.live.may_hold(symbol, timeframe)):
+            return self.bars.tail(n, symbol, columns, where, start, end, first)[0]
         if self.bars is not None:
-            rows, _ = self.bars.tail(n, symbol, _needed(columns), where)
+            rows, _ = self.bars.tail(n, symbol, _needed(columns), where, start, end, first)
             parts.append(_ranked(rows))
         if self.live is not None:
-            parts.append(self._last_of_live(self.live, symbol, timeframe, n, columns))
+            parts.append(self._end_of_live(self.live, symbol, timeframe, n, columns, start, end, first))
         found = _settled(parts, columns)
-        return found.slice(max(0, len(found) - n))
+        return found.slice(0, n) if first else found.slice(max(0, len(found) - n))
 
     def _live(
         self, files: Sequence[DataFile], condition: Filter, columns: Sequence[str], timeframe: str
     ) -> pa.Table:
         """The rows of files of ``silver.live`` that ``silver.bars`` does not speak for, with their ranks."""
         assert self.live is not None
-        parts, _ = read_parts(self.live.storage, self.live.spec, files, _needed(columns), condition)
-        rows = pa.concat_tables(
-            [_with_rank(part, _LIVE, file.modified) for part, file in zip(parts, files, strict=False)]
-            or [_with_rank(parts[0], _LIVE, 0)]
-        )
+        rows, stamps = self.live.stamped(files, _needed(columns), condition)
+        rows = rows.append_column("source", _constant(_LIVE, pa.int8(), len(rows)))
+        rows = rows.append_column("commit", stamps)
         hidden = self.covered(timeframe)
         return rows.filter(pc.invert(_covered(rows, hidden))) if hidden else rows
 
-    def _last_of_live(
-        self, live: Snapshot, symbol: str, timeframe: str, n: int, columns: Sequence[str]
+    def _end_of_live(
+        self,
+        live: Snapshot,
+        symbol: str,
+        timeframe: str,
+        n: int,
+        columns: Sequence[str],
+        start: Instant | None,
+        end: Instant | None,
+        first: bool,
     ) -> pa.Table:
         found: list[pa.Table] = []
         known: set[int] = set()
-        for start, end in _gaps(self.covered(timeframe), timeframe):
-            condition = Filter.of(live.spec, symbol, start, end, {"timeframe": timeframe})
-            for file, latest in live.latest_first(condition):
-                if sum(ts > latest for ts in known) >= n:
+        files = 0
+        asked = Filter.of(live.spec, symbol, start, end, {"timeframe": timeframe})
+        gaps = _gaps(self.covered(timeframe), timeframe)
+        for since, until in reversed(gaps) if first else gaps:
+            condition = _narrowed(asked, Filter.of(live.spec, None, since, until))
+            waiting = live.by_time(condition, first)
+            while waiting:
+                bound = waiting[0][1]
+                if sum((ts < bound) if first else (ts > bound) for ts in known) >= n:
                     break
-                rows = self._live([file], condition, columns, timeframe)
+                # As many files as hold about what is missing, if they are like those before.
+                each = max(1, len(known) // max(1, files))
+                some = min(max(1, -(-(n - len(known)) // each)) if files else 1, _AT_ONCE)
+                batch, waiting = waiting[:some], waiting[some:]
+                files += len(batch)
+                rows = self._live([file for file, _ in batch], condition, columns, timeframe)
                 stamps: list[Any] = rows["ts"].cast(pa.int64()).to_pylist()
                 known.update(stamps)
                 found.append(rows)
             if len(known) >= n:
                 break
         return pa.concat_tables(found) if found else self._live([], Filter({}), columns, timeframe)
+
+
+def _narrowed(condition: Filter, other: Filter) -> Filter:
+    """A condition, and the range of another one."""
+    starts = [at for at in (condition.start, other.start) if at is not None]
+    stops = [at for at in (condition.stop, other.stop) if at is not None]
+    value = operator.attrgetter("value")
+    return replace(
+        condition, start=max(starts, key=value, default=None), stop=min(stops, key=value, default=None)
+    )
 
 
 @dataclass(frozen=True)
@@ -257,12 +298,6 @@ def _ranked(rows: pa.Table) -> pa.Table:
     ended, still_open = (plain_array([value], kind)[0] for value in (_ENDED, _OPEN))
     source = pc.if_else(rows["complete"], ended, still_open)
     return rows.append_column("source", source).append_column("commit", _constant(0, pa.int64(), len(rows)))
-
-
-def _with_rank(rows: pa.Table, source: int, commit: int) -> pa.Table:
-    count = len(rows)
-    rows = rows.append_column("source", _constant(source, pa.int8(), count))
-    return rows.append_column("commit", _constant(commit, pa.int64(), count))
 
 
 def _covered(rows: pa.Table, hidden: coverage.Stretches) -> Any:

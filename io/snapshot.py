@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -94,6 +95,13 @@ class Snapshot:
         return int(pc.max(self.files.column("modification_time")).as_py() or 0)
 
     @cached_property
+    def timeframes(self) -> frozenset[str]:
+        """The timeframes of a table of bars."""
+        if not len(self):
+            return frozenset()
+        return frozenset(str(name) for name in self.files.column("partition.timeframe").unique().to_pylist())
+
+    @cached_property
     def unquoted_paths(self) -> list[str]:
         """The files, relative to the table, in the order of ``files``."""
         return [unquote(str(path)) for path in self.files.column("path").to_pylist()]
@@ -119,7 +127,15 @@ class Snapshot:
             where: a column's name to the value, or the values, that it may have: ``{"timeframe": "5d",
                 "complete": False}``. A column without statistics skips no file.
         """
-        return self._described(self._candidates(Filter.of(self.spec, symbols, ts_from, ts_to, where)))
+        return self.located(Filter.of(self.spec, symbols, ts_from, ts_to, where))
+
+    def located(self, condition: Filter) -> list[DataFile]:
+        """The files that may hold such rows, in order of path."""
+        return self._described(self._candidates(condition))
+
+    def may_hold(self, symbol: str, timeframe: str) -> bool:
+        """Whether a table of bars may have some of a symbol and timeframe."""
+        return bool(self.located(Filter.of(self.spec, symbol, where={"timeframe": timeframe})))
 
     def _candidates(self, condition: Filter) -> Any:
         stored = condition.without(self.spec.partition_by)
@@ -172,42 +188,90 @@ class Snapshot:
         stay dictionaries. Raises ValueError for unknown columns, LakeError for a file that cannot be read.
         """
         condition = Filter.of(self.spec, symbols, ts_from, ts_to, where)
-        files = self._described(self._candidates(condition))
-        return read_files(self.storage, self.spec, files, columns, condition, dictionary)
+        parts, stats = self.parts(self.located(condition), columns, condition, dictionary)
+        return joined(parts), stats
+
+    def parts(
+        self,
+        files: Sequence[DataFile],
+        columns: Sequence[str] | None,
+        condition: Filter,
+        dictionary: Collection[str] = (),
+        most: int | None = None,
+        first: bool = False,
+    ) -> tuple[list[pa.Table], ReadStats]:
+        """The rows of each of some of the files, as ``read_parts`` has them.
+
+        Of one symbol ``most`` are enough, those at the end of a file's, or at its beginning (``first``); all
+        may come.
+        """
+        return read_parts(self.storage, self.spec, files, columns, condition, dictionary)
+
+    def stamped(
+        self, files: Sequence[DataFile], columns: Sequence[str] | None, condition: Filter
+    ) -> tuple[pa.Table, pa.Array]:
+        """The rows of some of the files, and when each one's file came (milliseconds since 1970)."""
+        parts, _ = self.parts(files, columns, condition)
+        counts = [part.num_rows for part in parts]
+        stamps = np.repeat(np.array([file.modified for file in files] or [0], np.int64), counts)
+        return pa.concat_tables(parts), plain_array(stamps.tolist(), pa.int64())
 
     def tail(
-        self, n: int, symbol: str, columns: Sequence[str] | None = None, where: Where | None = None
+        self,
+        n: int,
+        symbol: str,
+        columns: Sequence[str] | None = None,
+        where: Where | None = None,
+        ts_from: Instant | None = None,
+        ts_to: Instant | None = None,
+        first: bool = False,
     ) -> tuple[pa.Table, ReadStats]:
-        """The last ``n`` rows of one symbol by time, oldest first, reading files from the newest on."""
+        """The last ``n`` rows of one symbol by time, or the ``first``, oldest first.
+
+        Files are read from that end on, as few as need be. Other arguments are those of ``select``.
+        """
         time = self.spec.time_column
         if time is None:
             raise ValueError(f"{self.spec.name} has no time column")
-        condition = Filter.of(self.spec, symbol, where=where)
+        condition = Filter.of(self.spec, symbol, ts_from, ts_to, where)
         wanted = list(columns) if columns is not None else self.spec.schema.names
         needed = wanted if time in wanted else [*wanted, time]
         found = _no_rows(_fields(self.spec, needed, ()))
         stats = ReadStats()
-        for file, latest in self.latest_first(condition):
-            if n <= 0 or (found.num_rows >= n and _integers(found.column(time)[:1])[0] > latest):
+        for file, bound in self.by_time(condition, first):
+            if n <= 0 or (found.num_rows >= n and _is_beyond(found.column(time), bound, first)):
                 break
-            rows, cost = read_files(self.storage, self.spec, [file], needed, condition)
+            parts, cost = self.parts([file], needed, condition, (), n, first)
             stats += cost
-            merged = pa.concat_tables([found, rows])
-            found = merged.take(pc.sort_indices(merged, [(time, "ascending")])[max(0, merged.num_rows - n) :])
+            merged = pa.concat_tables([found, *parts])
+            order = pc.sort_indices(merged, [(time, "ascending")])
+            found = merged.take(order[:n] if first else order[max(0, merged.num_rows - n) :])
         return found.select(wanted), stats
 
-    def latest_first(self, condition: Filter) -> list[tuple[DataFile, float]]:
+    def by_time(self, condition: Filter, first: bool = False) -> list[tuple[DataFile, float]]:
         """The files that may hold such rows, with the latest time that each may hold, the latest first.
 
-        A time is in the column's unit. A file without bounds may hold anything: it comes first.
+        With ``first``: with the earliest time, the earliest first. A time is in the column's unit. A file
+        without bounds may hold anything: it comes first.
         """
         mask = self._candidates(condition)
         paths = [unquote(str(p)) for p in self.files.column("path").filter(mask).to_pylist()]
-        newest = self._bounds("max.").get(str(self.spec.time_column))
-        bounds = [math.inf] * len(paths) if newest is None else _integers(newest.filter(mask), math.inf)
-        latest = dict(zip(paths, bounds, strict=True))
-        found = [(file, latest[file.path]) for file in self._described(mask)]
-        return sorted(found, key=lambda pair: pair[1], reverse=True)
+        known = self._bounds("min." if first else "max.").get(str(self.spec.time_column))
+        unknown = -math.inf if first else math.inf
+        bounds = [unknown] * len(paths) if known is None else _integers(known.filter(mask), unknown)
+        of_path = dict(zip(paths, bounds, strict=True))
+        found = [(file, of_path[file.path]) for file in self._described(mask)]
+        return sorted(found, key=lambda pair: pair[1], reverse=not first)
+
+
+def _is_beyond(times: Any, bound: float, first: bool) -> bool:
+    """Whether a file with no time before (``first``), or none after, a bound has none of the rows wanted."""
+    return _integers(times[-1:])[0] < bound if first else _integers(times[:1])[0] > bound
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """The rows of parts as one table."""
+    return pa.concat_tables([part for part in parts if part.num_rows] or [parts[0]])
 
 
 def _integers(times: Any, unknown: float = 0) -> list[float]:
@@ -229,7 +293,7 @@ def read_files(
     ``condition`` is tested on stored columns; those on partitions ``select`` has settled.
     """
     parts, stats = read_parts(storage, spec, files, columns, condition, dictionary)
-    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]), stats
+    return joined(parts), stats
 
 
 def read_parts(
@@ -279,6 +343,8 @@ def _read_file(
             encoded = [n for n in strings if n in dictionary or n in condition.values]
             parquet = pq.ParquetFile(source, read_dictionary=encoded, pre_buffer=storage.is_s3)
             groups, read = _row_groups(parquet.metadata, condition, stored)
+            if not groups:
+                return _no_rows(_fields(spec, wanted, dictionary)), ReadStats(1, read)
             count = sum(parquet.metadata.row_group(i).num_rows for i in groups)
             threaded = alone and count > _FEW_ROWS
             rows = parquet.read_row_groups(groups, columns=tested or stored, use_threads=threaded)

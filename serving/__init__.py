@@ -1,0 +1,1 @@
+"""The server over the outputs: history, prices, exports, push. Never imports Beam."""

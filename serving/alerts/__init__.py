@@ -1,0 +1,1 @@
+"""Alerts over HTTP and the WebSocket: what owners ask for, what fired, and where it goes."""

@@ -1,0 +1,1 @@
+"""The surface that clients of Polygon and Massive know."""

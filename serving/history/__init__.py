@@ -1,0 +1,1 @@
+"""Bars of the lake as questions and answers."""

@@ -1,0 +1,1 @@
+"""What the live store holds and tells."""
