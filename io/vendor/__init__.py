@@ -1,0 +1,1 @@
+"""The vendor's history and reference data, over its official client."""
