@@ -1,0 +1,1 @@
+"""Alerts at full size: the kernel alone, and the whole job."""

@@ -1,0 +1,1 @@
+"""Alerts in the stream: what they are, and the kernel that holds them against prices."""
