@@ -1,0 +1,1 @@
+"""News: articles from the vendor into the lake, read by symbol and time, and told as they come."""
