@@ -1,0 +1,1 @@
+"""How Fibflow is installed: on AWS, on Kubernetes, of which images, and what that costs."""
