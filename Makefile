@@ -25,23 +25,32 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 UV_VERSION := 0.13.9
 # mypy does not follow an editable install whose package root is the repository's: it gets a folder that holds `fibflow`.
 TYPED := $(VENV)/typed
+# Processes that run tests; 0: one, in sight of a debugger. A file's tests stay together: they share what they started.
+TEST_PROCESSES ?= 2
 # Coverage's own threshold mixes statements with branches: `make test` reads the branches' from here.
 COVERAGE := .cache/coverage.json
 # PyPI has this version as a source archive only: it stands apart from the lock, with its hash.
 FLINK := apache-flink-libraries==1.19.3 --hash=sha256:4a58e3a1fb7d83340bc96b6c080624c6d792d69fae5d294b96224775204a9c60
+# The lake that `make demo` makes and `make serve` serves. SERVE=0: the demo ends without a server.
+LAKE ?= demo-lake
+SERVE ?= 1
+PAGE := serving/page
 
-.PHONY: help setup demo test lint format bench bench-stream faults up down lock clean
+.PHONY: help setup demo serve test lint format bench bench-stream bench-serving bench-backfill bench-ingest bench-postgres bench-alerts faults up down lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
-setup: $(STAMPS)/project $(STAMPS)/flink $(STAMPS)/jobserver ## create .venv, with the locked packages, Flink and this project in it
+setup: $(STAMPS)/project $(STAMPS)/flink $(STAMPS)/jobserver $(STAMPS)/page ## create .venv, with the locked packages, Flink and this project in it
 
-demo: setup ## real daily history through the whole job into ./demo-lake, then live bars of its last day (Java 17); no account
-	@$(PY) -m pipelines.demo $(ARGS)
+demo: setup ## real daily history through the whole job into ./demo-lake, then live bars of its last day (Java 17), then the page
+	@$(PY) -m pipelines.demo --lake $(LAKE) $(if $(filter-out 0,$(SERVE)),--serve) $(ARGS)
 
-test: setup ## run every test; fails when the branch coverage of transforms/ is under 95 %
-	@$(PY) -P -m pytest --cov --cov-report=term-missing:skip-covered --cov-report=json:$(COVERAGE) $(ARGS)
+serve: setup ## the server and its page on a lake: make serve LAKE=folder-or-s3; open to this machine only
+	@$(PY) -m serving --lake $(LAKE) --open $(ARGS)
+
+test: setup $(STAMPS)/chromium ## run every test; fails when the branch coverage of transforms/ is under 95 %
+	@$(PY) -P -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered --cov-report=json:$(COVERAGE) $(ARGS)
 	@$(PY) -c 'import json, sys; b = json.load(open("$(COVERAGE)"))["totals"]["percent_branches_covered"]; \
 	  sys.exit(f"make test: branch coverage of transforms/ is {b:.1f} %, below 95 %" if b < 95 else 0)'
 
@@ -68,6 +77,21 @@ down: setup ## stop the local stack; its data and logs stay in .local
 bench-stream: setup ## the live pipeline on the local stack: catching up, latency, growth; takes long
 	@$(PY) -m benchmarks.stream $(ARGS)
 
+bench-serving: setup ## the server at full size, its users on the same two cores: latency, saturation, WebSockets
+	@$(PY) -m benchmarks.serving.run $(ARGS)
+
+bench-backfill: setup ## two years of 500 symbols from the vendor's stand-in, with faults and kills: what is there, and the calls it took
+	@$(PY) -m benchmarks.backfill $(ARGS)
+
+bench-ingest: setup ## the live feed: ten minutes with cuts and without Kinesis for a while, then the highest rate
+	@$(PY) -m benchmarks.ingest $(ARGS)
+
+bench-postgres: setup ## a million rows into PostgreSQL, twice, beside plain COPY
+	@$(PY) -m benchmarks.postgres $(ARGS)
+
+bench-alerts: setup ## a million alerts beside 20,000 trades a second: how soon they fire, what they cost the bars; takes long
+	@$(PY) -m benchmarks.alerts $(ARGS)
+
 faults: setup ## break a live job on the local stack in every known way; writes docs/reliability.md; half an hour
 	@$(PY) -m benchmarks.faults.run $(ARGS)
 
@@ -75,9 +99,10 @@ lock: $(STAMPS)/venv ## remake requirements.lock from setup.py; ARGS=--upgrade t
 	@$(PIP) install uv==$(UV_VERSION)
 	@$(BIN)/uv pip compile setup.py --extra dev --python-version 3.11 --python-platform linux --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock $(ARGS)
+	@deploy/images/lock.sh
 
 clean: ## remove .venv, caches and what the demo wrote
-	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
+	@rm -rf $(VENV) $(PAGE)/node_modules .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
 	  htmlcov build dist target demo-lake fibflow.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -137,4 +162,27 @@ $(STAMPS)/jobserver: $(shell find runners/flink -path runners/flink/target -prun
 	  $(PY) -P -c 'from fibflow.runners import jobserver; jobserver.build()' && touch $@; \
 	else \
 	  echo 'make setup: no Java 17 or no Maven: live bars are left out (Debian: sudo apt-get install openjdk-17-jdk-headless maven)' >&2; \
+	fi
+
+# The page's chart library. Without it the server goes on: the API needs none, and the page's address says what is missing.
+$(STAMPS)/page: $(PAGE)/package.json $(PAGE)/package-lock.json | $(STAMPS)/jobserver
+	@if ! command -v npm >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo 'make setup: installing npm with apt-get' >&2; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm; } >/dev/null; \
+	fi; \
+	if command -v npm >/dev/null; then \
+	  echo "make setup: installing the page's chart library" >&2; \
+	  npm ci --prefix $(PAGE) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null && touch $@; \
+	else \
+	  echo 'make setup: no npm: the page is left out (Debian: sudo apt-get install npm)' >&2; \
+	fi
+
+# The page's tests drive the system's Chromium: no browser is downloaded.
+$(STAMPS)/chromium: | setup
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo 'make test: installing chromium with apt-get' >&2; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null; \
+	fi; \
+	if command -v chromium >/dev/null; then touch $@; else \
+	  echo "make test: no chromium: the page's tests will fail (Debian: sudo apt-get install chromium)" >&2; \
 	fi

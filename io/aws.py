@@ -144,8 +144,12 @@ class AwsConfig:
             self, access_key_id=keys.access_key, secret_access_key=keys.secret_key, session_token=keys.token
         )
 
-    def boto3_client(self, service: str) -> Any:
+    def boto3_client(self, service: str, config: Any = None) -> Any:
         """Return a boto3 client of a service.
+
+        Args:
+            service: ``s3``, ``kinesis``, ...
+            config: a ``botocore.config.Config``: its timeouts and retries; None for boto3's own.
 
         Raises:
             AwsError: No credentials, or no region.
@@ -157,11 +161,12 @@ class AwsConfig:
         if self.rotating and _role_credentials(self.profile) is not None:
             # The session renews the role's keys for as long as the client lives.
             session = boto3.session.Session(profile_name=self.profile)
-            return session.client(service, region_name=region, endpoint_url=endpoint)
+            return session.client(service, region_name=region, endpoint_url=endpoint, config=config)
         return boto3.session.Session().client(
             service,
             region_name=region,
             endpoint_url=endpoint,
+            config=config,
             aws_access_key_id=key,
             aws_secret_access_key=secret,
             aws_session_token=token,

@@ -194,6 +194,9 @@ def to_double(column: Column) -> Column:
         except pa.ArrowInvalid:
             return _matching(column, _NUMBER).cast(pa.float64())
     _check_number(kind)
+    if pa.types.is_decimal(kind):
+        # Arrow divides, which may round to a neighbour; its parser of text gives the nearest double.
+        return column.cast(pa.string()).cast(pa.float64())
     return column.cast(pa.float64(), safe=False)
 
 

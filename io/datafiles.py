@@ -11,11 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fibflow.io.storage import LakeError, Storage
 
-ROW_GROUP_ROWS = 65_536
+#: What is decoded at least for a few rows. Smaller groups make larger files; larger ones, slower point reads.
+ROW_GROUP_ROWS = 16_384
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 # A longer bound saves no reading and swells the log; leaving it out is always safe.
@@ -30,7 +32,9 @@ class TableSpec:
     ``key`` is unique over the table; files are sorted by ``sort_by``. ``stats`` names the columns whose
     bounds go into the log: by default all strings, times, dates and booleans. ``time`` is the column that
     time ranges refer to: by default ``ts``, else ``session``. ``apart`` is a boolean column: files in which
-    it holds for every row are not merged with others.
+    it holds for every row are not merged with others. ``group_rows`` is how many rows a row group has at
+    most: by default ``ROW_GROUP_ROWS``. Strings are stored as words of a dictionary, but not with
+    ``plain_strings``: texts of which hardly one comes twice.
     """
 
     name: str
@@ -41,6 +45,8 @@ class TableSpec:
     stats: tuple[str, ...] | None = None
     time: str | None = None
     apart: str | None = None
+    group_rows: int | None = None
+    plain_strings: bool = False
 
     def __post_init__(self) -> None:
         for column in (*self.partition_by, *self.sort_by, *self.key, *(self.stats or ())):
@@ -77,7 +83,7 @@ class TableSpec:
         return {
             "compression": "zstd",
             "compression_level": 1,
-            "use_dictionary": strings or False,
+            "use_dictionary": (strings or False) if not self.plain_strings else False,
             "column_encoding": encodings or None,
             # Nobody asks for the bounds of a price, and finding them takes time.
             "write_statistics": sorted(self.stats_columns) or False,
@@ -164,13 +170,12 @@ class DataFileWriter:
             if not self.storage.is_s3:
                 filesystem.create_dir(self.storage.path(directory), recursive=True)
             with filesystem.open_output_stream(self.storage.path(path)) as sink:
-                pq.write_table(
-                    _without_needless_nulls(table),
-                    sink,
-                    row_group_size=ROW_GROUP_ROWS,
-                    metadata_collector=footers,
-                    **self.spec.write_options,
-                )
+                table = _without_needless_nulls(table)
+                options = {**self.spec.write_options, "metadata_collector": footers}
+                most = self.spec.group_rows or ROW_GROUP_ROWS
+                with pq.ParquetWriter(sink, table.schema, **options) as writer:
+                    for start in range(0, len(table), most):
+                        writer.write_table(_own_words(table.slice(start, most)), most)
                 size = sink.tell()
         except OSError as error:
             raise LakeError(self.storage.explain("write to", error)) from error
@@ -200,6 +205,27 @@ def _without_needless_nulls(table: pa.Table) -> pa.Table:
         for field, column in zip(table.schema, table.columns, strict=True)
     ]
     return pa.Table.from_arrays(table.columns, schema=pa.schema(filled))
+
+
+def _own_words(rows: pa.Table) -> pa.Table:
+    """Let dictionaries hold what the rows use, where these are sorted: a row group holds all of its own's."""
+    for index, column in enumerate(rows.columns):
+        if not pa.types.is_dictionary(column.type):
+            continue
+        try:
+            words: Any = column.unify_dictionaries().combine_chunks()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            # Dictionaries that make none together are written as they are.
+            continue
+        words = words.chunk(0) if isinstance(words, pa.ChunkedArray) else words
+        used: Any = pc.min_max(words.indices).as_py()
+        if used["min"] is None:
+            continue
+        low, high = used["min"], used["max"]
+        codes = pc.subtract(words.indices, pa.scalar(low, words.indices.type))
+        own = pa.DictionaryArray.from_arrays(codes, words.dictionary.slice(low, high + 1 - low))
+        rows = rows.set_column(index, rows.schema.field(index), own.cast(column.type))
+    return rows
 
 
 def _describe(schema: pa.Schema) -> str:

@@ -72,7 +72,8 @@ class Checkpoint:
 
     Attributes:
         id: its number within the job.
-        path: where it is, a URI; None where it is gone, or was never kept.
+        path: where it is, a URI; None where it is gone, or was never kept. Flink answers from a list that
+            may be three seconds old, but knows at once what it has deleted: even the newest may be gone.
         size: bytes of the whole state; an incremental one wrote fewer.
         triggered: milliseconds since 1970.
         took: milliseconds from the trigger to the last answer.

@@ -19,7 +19,7 @@ from fibflow.transforms.schemas import BARS, TIMESTAMP
 from fibflow.transforms.timeframe import Timeframe
 
 #: The number of this layout of keys and bytes; readers and writers refuse another.
-LAYOUT = 2
+LAYOUT = 3
 
 _PRICES = ("open", "high", "low", "close", "volume", "vwap")
 

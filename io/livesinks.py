@@ -1,4 +1,7 @@
-"""Beam sinks of the live store: last prices at once, open bars as they are let out, closed bars."""
+"""Beam sinks of the live store: last prices at once, open bars as they are let out, closed bars.
+
+Last prices go to DynamoDB beside it, or alone, where they are asked for there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from fibflow.io import lastprices
+from fibflow.io import dynamofeed, lastprices
+from fibflow.io.dynamofeed import PriceFeed
 from fibflow.io.livestore import LiveStore
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.openbars import Flush
@@ -130,17 +134,81 @@ class _Writer(beam.DoFn):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class PricesOf:
+    """Takes the newest price of each symbol out of what comes in.
+
+    Attributes:
+        source: what that is: ``trade`` for tables of ``schemas.TRADE_INPUT``, ``second`` or ``minute`` for
+            ``schemas.AGGREGATES``.
+        rule: of trades: the bit of ``conditions.Rule`` that says that a trade may set a close.
+        calendar: of trades: says when the rule outside regular hours counts; None: never.
+    """
+
+    source: str
+    rule: int = 0
+    calendar: TradingCalendar | None = None
+
+    def __post_init__(self) -> None:
+        if (self.source == lastprices.TRADE) != bool(self.rule):
+            raise ValueError("give the rule's bit for trades, and none for aggregates")
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return them, of ``liverecords.PRICES``."""
+        if self.source == lastprices.TRADE:
+            return lastprices.of_trades(rows, self.rule, self.calendar)
+        return lastprices.of_aggregates(rows, self.source)
+
+
+class _Beside:
+    """Last prices on their way to DynamoDB, which holds nothing back: what cannot be written waits there.
+
+    Counters: ``dynamodb_written``, ``dynamodb_ticks_written``, ``dynamodb_errors``, ``dynamodb_refused``,
+    and the distribution ``dynamodb_waiting_ms``: how long the price that waits longest has waited when a
+    bundle ends.
+    """
+
+    def __init__(self, feed: PriceFeed | None) -> None:
+        self._given = feed
+        self._feed: PriceFeed | None = None
+
+    def open(self) -> None:
+        if self._given is not None:
+            self._feed = dynamofeed.shared(self._given)
+            names = ("written", "ticks_written", "errors", "refused")
+            self._counters = [Metrics.counter("live", f"dynamodb_{name}") for name in names]
+            self._waiting = Metrics.distribution("live", "dynamodb_waiting_ms")
+
+    def offer(self, prices: pa.Table) -> None:
+        if self._feed is not None:
+            self._feed.offer(prices)
+
+    def count(self) -> None:
+        if self._feed is None:
+            return
+        told = self._feed.told()
+        numbers = (told.prices, told.ticks, told.errors, told.refused)
+        for counter, number in zip(self._counters, numbers, strict=True):
+            counter.inc(number)
+        self._waiting.update(int(told.waiting_s * _MILLIS))
+
+    def close(self) -> None:
+        if self._feed is not None:
+            dynamofeed.release(self._feed)
+            self._feed = None
+
+
 @beam.typehints.with_input_types(pa.Table)
 class WriteLastPrices(_Writer):
     """Move last prices forward, at the end of each bundle.
 
     Args:
         store: not opened yet.
-        source: what comes in: ``trade`` for tables of ``schemas.TRADE_INPUT``, ``second`` or ``minute`` for
-            ``schemas.AGGREGATES``.
-        rule: of trades: the bit of ``conditions.Rule`` that says that a trade may set a close.
-        calendar: of trades: says when the rule outside regular hours counts; None: never.
+        source: as in ``PricesOf``, likewise ``rule`` and ``calendar``.
+        rule: of trades.
+        calendar: of trades.
         clock: seconds since 1970, for the latency.
+        beside: where prices go besides; not started. It is never waited for.
     """
 
     kind = "prices"
@@ -152,35 +220,73 @@ class WriteLastPrices(_Writer):
         rule: int = 0,
         calendar: TradingCalendar | None = None,
         clock: Callable[[], float] = time.time,
+        beside: PriceFeed | None = None,
     ) -> None:
         super().__init__(store, clock)
-        if (source == lastprices.TRADE) != bool(rule):
-            raise ValueError("give the rule's bit for trades, and none for aggregates")
-        self._source = source
-        self._rule = rule
-        self._calendar = calendar
+        self._prices_of = PricesOf(source, rule, calendar)
+        self._beside = _Beside(beside)
+
+    def setup(self) -> None:
+        """Make a store of this instance's own."""
+        super().setup()
+        self._beside.open()
 
     def process(self, element: pa.Table) -> None:
         """Keep the newest price of each symbol."""
-        if self._source == lastprices.TRADE:
-            prices = lastprices.of_trades(element, self._rule, self._calendar)
-        else:
-            prices = lastprices.of_aggregates(element, self._source)
+        prices = self._prices_of(element)
         if len(prices):
+            self._beside.offer(prices)
             self._keep(prices, len(prices))
+
+    def finish_bundle(self) -> None:
+        """Write what is kept."""
+        self._beside.count()
+        super().finish_bundle()
+
+    def teardown(self) -> None:
+        """Close the connections."""
+        super().teardown()
+        self._beside.close()
 
     def _write(self, kept: list[pa.Table]) -> tuple[int, int | None]:
         prices = lastprices.newest(kept)
         return self._store.write_prices(prices), _newest(prices["ts"])
 
 
-@beam.typehints.with_input_types(tuple[int, int, bool, pa.Table])
+@beam.typehints.with_input_types(pa.Table)
+class SendLastPrices(beam.DoFn):
+    """Move last prices forward in DynamoDB alone; as ``WriteLastPrices`` does beside the live store."""
+
+    def __init__(self, prices_of: PricesOf, feed: PriceFeed) -> None:
+        self._prices_of = prices_of
+        self._beside = _Beside(feed)
+
+    def setup(self) -> None:
+        """Start to write."""
+        self._beside.open()
+
+    def process(self, element: pa.Table) -> None:
+        """Offer the newest price of each symbol."""
+        prices = self._prices_of(element)
+        if len(prices):
+            self._beside.offer(prices)
+
+    def finish_bundle(self) -> None:
+        """Count what was written meanwhile."""
+        self._beside.count()
+
+    def teardown(self) -> None:
+        """Write what waits, for some seconds, and close the connections."""
+        self._beside.close()
+
+
+@beam.typehints.with_input_types(tuple[int, int, bool, bool, pa.Table])
 class WriteOpenBars(_Writer):
     """Write the open bars of ``AggregateBars``, in their order: no shuffle may come between the two."""
 
     kind = "open_bars"
 
-    def process(self, element: tuple[int, int, bool, pa.Table]) -> None:
+    def process(self, element: tuple[int, int, bool, bool, pa.Table]) -> None:
         """Keep a flush."""
         flush = Flush(*element)
         self._keep(flush, len(flush.bars))

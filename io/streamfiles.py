@@ -21,7 +21,7 @@ from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from fibflow.io import tables
-from fibflow.io.datafiles import ROW_GROUP_ROWS, DataFile, DataFileWriter, TableSpec
+from fibflow.io.datafiles import DataFile, DataFileWriter, TableSpec
 from fibflow.io.failpoints import hit
 from fibflow.io.lake import Lake
 from fibflow.io.sinks import write_bars
@@ -35,6 +35,7 @@ coders.register()
 
 #: Partitions of ``late``, by the date on the exchange's clock; those of ``bronze.ticks`` are days.
 LATE_PERIOD = tables.Period("M")
+_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class FileLimits:
         rows: so many wait.
         bytes: so many, in memory, wait.
         at_once: so many come in one element: they go to a file without waiting, and those that waited with
-            them. By default a row group: in catch-up no row passes through the state.
+            them. In catch-up, then, no row passes through the state.
         age: seconds that rows wait at most.
     """
 
     rows: int = 1_000_000
     bytes: int = 64 << 20
-    at_once: int = ROW_GROUP_ROWS
+    at_once: int = _AT_ONCE
     age: float = 5.0
 
 

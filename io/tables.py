@@ -76,10 +76,76 @@ RECONCILIATION = TableSpec(
     stats=("run", "session", "symbol", "timeframe", "ts", "why"),
     time="ts",
 )
+SYMBOLS = TableSpec(
+    "reference.symbols",
+    schemas.SYMBOLS,
+    sort_by=("symbol",),
+    key=("symbol",),
+    stats=("symbol", "type", "exchange", "active"),
+)
+SPLITS = TableSpec(
+    "reference.splits",
+    schemas.SPLITS,
+    sort_by=("symbol", "execution_date"),
+    key=("symbol", "execution_date"),
+    stats=("symbol", "execution_date"),
+    time="execution_date",
+)
+DIVIDENDS = TableSpec(
+    "reference.dividends",
+    schemas.DIVIDENDS,
+    sort_by=("symbol", "ex_dividend_date", "id"),
+    key=("symbol", "ex_dividend_date", "id"),
+    stats=("symbol", "ex_dividend_date"),
+    time="ex_dividend_date",
+)
+RENAMES = TableSpec(
+    "reference.renames",
+    schemas.RENAMES,
+    sort_by=("symbol", "date"),
+    key=("symbol", "date"),
+    stats=("symbol", "old_symbol", "date"),
+    time="date",
+)
+REFERENCE_CHANGES = TableSpec(
+    "reference.changes",
+    schemas.REFERENCE_CHANGES,
+    sort_by=("table", "symbol", "key"),
+    stats=("table", "symbol", "seen", "run"),
+    time="seen",
+)
+NEWS = TableSpec(
+    "reference.news",
+    schemas.NEWS,
+    partition_by=("period",),
+    sort_by=("published", "id"),
+    key=("id",),
+    stats=("published", "updated"),
+    time="published",
+    # Few are read, and each takes a kilobyte or two.
+    group_rows=64,
+    plain_strings=True,
+)
 
 TABLES = {
     spec.name: spec
-    for spec in (DAILY, MINUTES, LEDGER, BARS, TICKS, LIVE, LATE, DEAD_LETTERS, RECONCILIATION)
+    for spec in (
+        DAILY,
+        MINUTES,
+        LEDGER,
+        BARS,
+        TICKS,
+        LIVE,
+        LATE,
+        DEAD_LETTERS,
+        RECONCILIATION,
+        SYMBOLS,
+        SPLITS,
+        DIVIDENDS,
+        RENAMES,
+        REFERENCE_CHANGES,
+        NEWS,
+    )
 }
 
 # Properties of a table, as its metadata has them.
@@ -136,9 +202,10 @@ class Period:
         return np.char.add(np.char.add(years, "-Q"), quarter)
 
 
-#: Partitions of ``bronze.daily`` and ``bronze.minutes``, by session.
+#: Partitions of ``bronze.daily`` and ``bronze.minutes``, by session, and of ``reference.news``.
 DAILY_PERIOD = Period("Y")
 MINUTES_PERIOD = Period("M")
+NEWS_PERIOD = Period("M")
 
 
 def split_by(names: npt.NDArray[Any]) -> Iterable[tuple[str, npt.NDArray[np.bool_] | None]]:

@@ -55,10 +55,29 @@ def date_of(text: str) -> date:
 def add_lake_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--lake`` and the settings of AWS that the environment does not give."""
     parser.add_argument("--lake", required=True, metavar="URI", help="a folder, or s3://bucket/prefix")
+    add_aws_arguments(parser)
+
+
+def add_aws_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of AWS that the environment does not give."""
     aws = parser.add_argument_group("AWS (default: the environment, as for every AWS tool)")
     aws.add_argument("--region", help="region of the buckets")
     aws.add_argument("--endpoint-url", metavar="URL", help="another S3 service than Amazon's")
     aws.add_argument("--profile", help="a profile of the AWS configuration files")
+
+
+def symbols_of(given: str | None, option: str = "--symbols") -> frozenset[str] | None:
+    """Return the symbols that an option names with commas; None where it is not given.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if given is None:
+        return None
+    found = frozenset(filter(None, map(str.strip, given.split(","))))
+    if not found:
+        raise UsageError(f"{option} names no symbol")
+    return found
 
 
 def aws_of(args: argparse.Namespace, *uris: str | None) -> AwsConfig | None:

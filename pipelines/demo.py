@@ -1,31 +1,49 @@
-"""The whole job on real daily history, in one folder, then live: ``make demo``.
+"""The whole job on real daily history, in one folder, then live, then its page: ``make demo``.
 
 The package ``bokeh-sampledata`` holds daily prices of AAPL, IBM and MSFT from March 2000, of GOOG and FB from
-their first day, to March 2013. They are landed, made into bars, printed and drawn. No server, no account.
+their first day, to March 2013. They are landed, made into bars, printed and drawn. No account.
 
-Where Java 17 is, the last session then goes through a live job: ``pipelines.livedemo``.
+Where Java 17 is, the last session then goes through a live job: ``pipelines.livedemo``. Its bars stay in the
+lake. With ``--serve`` the lake is then served, with its page, until Ctrl-C.
 
     python -m pipelines.demo
     python -m pipelines.demo --lake some-folder
     python -m pipelines.demo --batch-only
+    python -m pipelines.demo --serve
 """
 
 from __future__ import annotations
 
 import csv
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fibflow.pipelines import cli
+from fibflow.runners.services.process import free_ports, is_taken
 
-SYMBOLS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
-#: Prices and volumes are those of the day. AAPL halves with its splits on 2000-06-21 and 2005-02-28, MSFT on
-#: 2003-02-18; and AAPL's volume of 2000-09-29, 132,529,300, is the one that was reported that evening.
+#: What was traded, under its name of 2013, and where.
+NAMES = {
+    "AAPL": ("Apple Inc.", "XNAS"),
+    "FB": ("Facebook, Inc.", "XNAS"),
+    "GOOG": ("Google Inc.", "XNAS"),
+    "IBM": ("International Business Machines", "XNYS"),
+    "MSFT": ("Microsoft Corporation", "XNAS"),
+}
+SYMBOLS = tuple(NAMES)
+#: Two shares for one, each.
+SPLITS = (("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18"))
+#: Prices and volumes are those of the day: they halve and double with splits. AAPL's volume of 2000-09-29,
+#: 132,529,300, is the one that was reported that evening.
 PRICE_BASIS = "raw"
 SHOWN = "AAPL"
+#: Where the lake is served, if nobody listens there.
+PORT = 8000
 
 _COLUMNS = ("date", "open", "high", "low", "close", "volume")
 _MARKER = ".made-by-fibflow-demo"
@@ -40,6 +58,11 @@ def parser() -> cli.Parser:
         "--lake", type=Path, default=Path("demo-lake"), metavar="FOLDER", help="default: demo-lake"
     )
     made.add_argument("--batch-only", action="store_true", help="leave the live part out")
+    made.add_argument(
+        "--serve",
+        action="store_true",
+        help="end with the server on, until Ctrl-C; without a terminal only say how to start it",
+    )
     return made
 
 
@@ -56,15 +79,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     fresh_folder(folder)
     history = folder / "history"
     rows = write_history(stocks, history)
+    names, splits = write_reference(folder)
     print(f"Real daily history of {', '.join(SYMBOLS)}: {rows:,} rows in {history}\n", flush=True)
 
     # Beam takes a second to import: not before the command line is known to be right.
-    from fibflow.pipelines import batch, inspect, livedemo, load
+    from fibflow.pipelines import batch, inspect, livedemo, load, reference
 
     lake, picture = str(folder), str(folder / f"{SHOWN}-5d.png")
     look = ["--lake", lake]
     steps = (
         (load.run, ["--input", str(history), "--lake", lake, "--price-basis", PRICE_BASIS]),
+        (reference.run, [*look, "--symbols", str(names), "--splits", str(splits)]),
         (batch.run, ["--lake", lake, "--timeframes", "fibonacci"]),
         (inspect.run, [*look, "dead-letters"]),
         (inspect.run, [*look, "bars", SHOWN, "--timeframe", "5d", "--last", "8"]),
@@ -77,7 +102,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             return code
         print(flush=True)
     print(_next(folder))
-    return cli.OK
+    return serve(folder) if args.serve else cli.OK
 
 
 def _stocks() -> Mapping[str, Mapping[str, Sequence[Any]]]:
@@ -124,6 +149,49 @@ def write_history(stocks: Mapping[str, Mapping[str, Sequence[Any]]], folder: Pat
     return total
 
 
+def write_reference(folder: Path) -> tuple[Path, Path]:
+    """Write names and splits as files, and return their paths."""
+    names, splits = folder / "symbols.csv", folder / "splits.csv"
+    with names.open("w", newline="") as sink:
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(("symbol", "name", "exchange", "currency"))
+        writer.writerows((symbol, *told, "usd") for symbol, told in NAMES.items())
+    with splits.open("w", newline="") as sink:
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(("symbol", "execution_date", "split_from", "split_to"))
+        writer.writerows((*split, 1, 2) for split in SPLITS)
+    return names, splits
+
+
+def serve(lake: Path) -> int:
+    """Serve a lake and its page on this machine until Ctrl-C, and return the exit code.
+
+    Without a terminal nobody could press it: then a line says how the server is started.
+    """
+    print(flush=True)
+    if not sys.stdout.isatty():
+        print(f"No terminal, so no server is left running. Start it with: make serve LAKE={lake}")
+        return cli.OK
+    port = free_ports(["server"])["server"] if is_taken(PORT) else PORT
+    # The server says its address when it answers.
+    print("Starting the server: open its address in a browser, Ctrl-C ends it.", flush=True)
+    # A process of its own: pipelines do not import the server, and the server has no Beam.
+    line = ["-P", "-m", "fibflow.serving", "--lake", str(lake), "--open", "--quiet", "--port", str(port)]
+    # Ctrl-C goes to the server too, which ends what it is at and then itself.
+    with subprocess.Popen([sys.executable, *line]) as server, _ignored(signal.SIGINT):
+        code = server.wait()
+    return cli.OK if code in (0, -signal.SIGINT, 128 + signal.SIGINT) else cli.FAILED
+
+
+@contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    before = signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def _next(folder: Path) -> str:
     look = f"python -m pipelines.inspect --lake {folder}"
     return f"""Next, with the environment's python (.venv/bin/python):
@@ -132,6 +200,7 @@ def _next(folder: Path) -> str:
   {look} tables
   python -m pipelines.batch --lake {folder} --timeframes fibonacci     # nothing is new: it says so
   python -m pipelines.batch --lake {folder} --timeframes 2d,10d        # other windows of the same history
+  make serve LAKE={folder}                                             # its page, and the API
 What a bar is: docs/data-model.md. Your own data: README.md."""
 
 

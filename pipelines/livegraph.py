@@ -11,7 +11,11 @@ import apache_beam as beam
 import pyarrow as pa
 
 from fibflow.io import lastprices, livesinks, tables
+from fibflow.io.alerts.history import BarHistory
+from fibflow.io.alerts.sink import ToOutbox
+from fibflow.io.alerts.source import tail_alerts, tail_facts
 from fibflow.io.aws import AwsConfig
+from fibflow.io.dynamofeed import PriceFeed
 from fibflow.io.history import HistoryStart, TailHistory
 from fibflow.io.kinesis import decoded
 from fibflow.io.kinesis.positions import Lane
@@ -24,14 +28,20 @@ from fibflow.io.streamfiles import FileLimits, WriteFiles
 from fibflow.io.streamtables import STREAM_TABLES, StreamJob
 from fibflow.io.ticks import DecodeTicks, archive
 from fibflow.transforms import aggregate, coders
+from fibflow.transforms.alerts import paths
+from fibflow.transforms.alerts.bardofn import EvaluateBarAlerts
+from fibflow.transforms.alerts.intime import EvaluateInTime
+from fibflow.transforms.alerts.schema import kind_of
 from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.buckets import bucket_of
 from fibflow.transforms.conditions import Rule, minute_input, trade_input
 from fibflow.transforms.livebars import StreamPolicy
+from fibflow.transforms.timeframe import MINUTE_US
 
 coders.register()
 
 _SLACK_S = 5.0
+_SECOND_US = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ class LiveJob:
         lake: None to leave the lake out.
         job: who writes the lake's tables.
         store: None to leave the live store out.
+        dynamodb: None to leave DynamoDB out; it never holds anything else back.
+        alerts: address of the database that has them, without a password; None to leave them out. They need
+            a lake.
         properties: by table, what it has to say of itself.
         history: what official history is when the job starts; for timeframes of several sessions only.
         writers: how many file writers a table has.
@@ -63,6 +76,8 @@ class LiveJob:
     lake: Lake | None = None
     job: StreamJob | None = None
     store: LiveStore | None = None
+    dynamodb: PriceFeed | None = None
+    alerts: str | None = field(default=None, repr=False)
     properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     history: HistoryStart | None = None
     writers: int = 2
@@ -91,7 +106,7 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
     """Add a live job to a pipeline. Names of steps are part of a savepoint: do not change them."""
     ticks = read(pipeline, job)
     trades = None
-    if job.feed == decoded.TRADES or job.store is not None:
+    if job.feed == decoded.TRADES or job.store is not None or job.dynamodb is not None:
         trades = ticks[decoded.TRADES] | "TradeInput" >> _map(trade_input)
     if job.feed == decoded.TRADES:
         rows = trades
@@ -103,12 +118,20 @@ def build(pipeline: beam.Pipeline, job: LiveJob) -> Streams:
         tail = TailHistory(job.lake, job.history, job.spec.calendar, stop_at_end=job.source.stop_at_end)
         rows = (rows, pipeline | "History" >> tail)
     made = rows | "Bars" >> aggregate.AggregateBars(job.spec, stream=job.policy, pace=pace)
+    if job.store is not None or job.dynamodb is not None:
+        _last_prices(job, ticks, trades)
     if job.store is not None:
-        _to_live_store(job, ticks, trades, made)
+        _to_live_store(job.store, made)
     if job.lake is not None:
-        commits = _to_lake(pipeline, job, ticks, made)
+        wake, commits = _to_lake(pipeline, job, ticks, made)
         if job.store is not None:
             _fill_again(commits, job, job.store, job.lake)
+        if job.alerts is not None:
+            # Behind everything else, and with no source of their own: Flink names an operator by the number
+            # of what goes into it, and tells sources apart by their place. So a savepoint of a job without
+            # alerts holds for one with them.
+            begin = wake | "AlertsBegin" >> _one_key(), commits | "AlertsGoOn" >> _one_key()
+            _add_alerts(begin | "AlertsWake" >> beam.Flatten(), job, ticks, trades, made)
     return Streams(ticks, made)
 
 
@@ -116,19 +139,89 @@ def _map(function: Any) -> beam.ParDo:
     return beam.Map(function).with_output_types(pa.Table)
 
 
-def _to_live_store(job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
-    store = job.store
-    assert store is not None
-    trades | "PricesOfTrades" >> beam.ParDo(
-        livesinks.WriteLastPrices(store, lastprices.TRADE, int(Rule.OPEN_CLOSE), job.spec.calendar)
+def _last_prices(job: LiveJob, ticks: Any, trades: Any) -> None:
+    # The steps are the same wherever prices go: a savepoint holds for all.
+    kinds = [
+        (trades, "Trades", livesinks.PricesOf(lastprices.TRADE, int(Rule.OPEN_CLOSE), job.spec.calendar)),
+        (ticks[decoded.SECONDS], decoded.SECONDS.title(), livesinks.PricesOf(lastprices.SECOND)),
+        (ticks[decoded.MINUTES], decoded.MINUTES.title(), livesinks.PricesOf(lastprices.MINUTE)),
+    ]
+    for rows, name, prices_of in kinds:
+        rows | f"PricesOf{name}" >> beam.ParDo(_price_writer(job, prices_of))
+
+
+def _price_writer(job: LiveJob, prices_of: livesinks.PricesOf) -> beam.DoFn:
+    if job.store is None:
+        assert job.dynamodb is not None
+        return livesinks.SendLastPrices(prices_of, job.dynamodb)
+    kind = prices_of.source, prices_of.rule, prices_of.calendar
+    return livesinks.WriteLastPrices(job.store, *kind, beside=job.dynamodb)
+
+
+def _add_alerts(wakes: Any, job: LiveJob, ticks: Any, trades: Any, made: Any) -> None:
+    """Hold prices against alerts: those of the messages that make the bars, and of seconds beside minutes.
+
+    Alerts on bars are judged by what comes of these.
+    """
+    assert job.alerts is not None
+    assert job.lake is not None
+    calendar = job.spec.calendar
+    if job.feed == decoded.TRADES:
+        prices = [trades | "AlertTrades" >> _map(partial(paths.of_trades, calendar=calendar))]
+    else:
+        spans = {decoded.SECONDS: _SECOND_US, decoded.MINUTES: MINUTE_US}
+        prices = [
+            ticks[tag]
+            | f"Alert{tag.title()}" >> _map(partial(paths.of_aggregates, span_us=span, calendar=calendar))
+            for tag, span in spans.items()
+        ]
+    changes = wakes | "AlertChanges" >> tail_alerts(job.alerts)
+    through = None if job.history is None else job.history.through
+    facts = wakes | "AlertFacts" >> tail_facts(job.lake, through)
+    of_prices, of_bars = (
+        changes | f"Of{name}" >> beam.Filter(_is_of, kind).with_output_types(pa.Table)
+        for name, kind in (("Prices", "changes"), ("Bars", "bar_changes"))
     )
-    for tag, source in ((decoded.SECONDS, lastprices.SECOND), (decoded.MINUTES, lastprices.MINUTE)):
-        ticks[tag] | f"PricesOf{tag.title()}" >> beam.ParDo(livesinks.WriteLastPrices(store, source))
+    evaluate = EvaluateInTime(calendar, job.spec.intraday_anchor, job.policy.buckets)
+    on_prices = (*prices, of_prices, facts) | "Alerts" >> evaluate
+    judged = [made[aggregate.BARS], of_bars]
+    if _is_raw(job):
+        judged.append(facts)
+    on_bars = tuple(judged) | "BarAlerts" >> _bar_alerts(job)
+    (on_prices, on_bars) | "Fired" >> beam.Flatten() | "Outbox" >> ToOutbox(job.alerts)
+
+
+def _is_of(table: pa.Table, kind: str) -> bool:
+    return kind_of(table) == kind
+
+
+def _is_raw(job: LiveJob) -> bool:
+    """Return whether splits move the bars' prices."""
+    raw = tables.PRICE_BASES[0]
+    return job.properties.get(tables.LIVE.name, {}).get(tables.PRICE_BASIS, raw) == raw
+
+
+def _bar_alerts(job: LiveJob) -> EvaluateBarAlerts:
+    calendar, policy = job.spec.calendar, job.policy
+    reader = None if job.lake is None else BarHistory(job.lake, calendar)
+    return EvaluateBarAlerts(
+        calendar, job.spec.timeframes, policy.buckets, reader, policy.lateness_us, _settle_s(job)
+    )
+
+
+def _settle_s(job: LiveJob) -> float:
+    """Return within what time a bar is in the lake: it waits for its file, then for the commit."""
+    age = job.limits.get(tables.LIVE.name, FileLimits()).age
+    return 2 * (age + job.commit_s) + _SLACK_S
+
+
+def _to_live_store(store: LiveStore, made: Any) -> None:
     made[aggregate.BARS] | "ClosedBars" >> beam.ParDo(livesinks.WriteClosedBars(store))
     made[aggregate.OPEN] | "OpenBars" >> beam.ParDo(livesinks.WriteOpenBars(store))
 
 
-def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> Any:
+def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> tuple[Any, Any]:
+    """Write the lake; return what is there from the beginning on, and what comes of each commit."""
     assert job.lake is not None
     assert job.job is not None
     rows = [
@@ -159,22 +252,23 @@ def _to_lake(pipeline: beam.Pipeline, job: LiveJob, ticks: Any, made: Any) -> An
         [(spec.name, WAKE) for spec in STREAM_TABLES], reshuffle=False
     ).with_output_types(tuple[str, bytes])
     commits = CommitFiles(job.lake, job.job, job.properties, job.commit_s)
-    return (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
+    return wake, (files, wake) | "Files" >> beam.Flatten() | "CommitFiles" >> beam.ParDo(commits)
 
 
 def _fill_again(commits: Any, job: LiveJob, store: LiveStore, lake: Lake) -> None:
     assert job.job is not None
     bars = partial(last_bars, lake, job.spec.timeframes, job.spec.calendar, store.keep)
-    # A bar waits for its file, then for the commit.
-    age = job.limits.get(tables.LIVE.name, FileLimits()).age
-    fill = FillClosed(store, bars, job.job.run, settle_s=2 * (age + job.commit_s) + _SLACK_S)
+    fill = FillClosed(store, bars, job.job.run, settle_s=_settle_s(job))
     # Behind the commits, not from a source of its own: Flink starts parts of a graph that hang together again
     # apart from others, and a part that goes on keeps the workers that died alive for the rest.
-    one = beam.Map(_one_key).with_output_types(tuple[str, bytes])
-    commits | "OneKey" >> one | "FillClosed" >> beam.ParDo(fill)
+    commits | "OneKey" >> _one_key() | "FillClosed" >> beam.ParDo(fill)
 
 
-def _one_key(_: tuple[str, int]) -> tuple[str, bytes]:
+def _one_key() -> beam.ParDo:
+    return beam.Map(_woken).with_output_types(tuple[str, bytes])
+
+
+def _woken(_: tuple[str, Any]) -> tuple[str, bytes]:
     return "closed", WAKE
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from fibflow.transforms.timeframe import Anchor, IntradayAnchor, Timeframe, pars
 
 if TYPE_CHECKING:
     from fibflow.pipelines.report import Report
-    from fibflow.pipelines.request import Request
+    from fibflow.pipelines.request import Request, Summary
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,42 +77,66 @@ def run(argv: Sequence[str] | None = None) -> int:
     args, beam_args = parser().parse_known_args(argv)
     began = time.monotonic()
     cli.workers_of(args)
-    asked = parse_timeframes(args.timeframes) if args.timeframes else None
+    if args.timeframes:
+        parse_timeframes(args.timeframes)
     place = Place.of(args)
+    keep_freed_memory()
+    lake = Lake(args.lake, cli.aws_of(args, args.lake, args.staging))
+    with Runner(place, beam_args) as runner:
+        report = reconcile(
+            lake, args, runner, lambda name, done: cli.print_table(name, done.rows(time.monotonic() - began))
+        )
+    if report is not None:
+        _print(report)
+    return cli.OK
+
+
+def reconcile(
+    lake: Lake, args: argparse.Namespace, runner: Runner, told: Callable[[str, Summary], object]
+) -> Report | None:
+    """Reconcile, and return the report; None for a dry run.
+
+    Args:
+        lake: where.
+        args: of the command line.
+        runner: where bars are made.
+        told: is given what each part did, as it ends.
+
+    Raises:
+        As ``run``.
+    """
     # Beam takes a second to import: not before the command line is known to be right.
     from fibflow.pipelines import facts
     from fibflow.pipelines.job import BatchJob
     from fibflow.pipelines.report import Report
     from fibflow.pipelines.tickjob import TickJob
 
-    keep_freed_memory()
-    lake = Lake(args.lake, cli.aws_of(args, args.lake, args.staging))
     live, bars = LiveReader(lake).snapshot(), facts.snapshot_of(lake.table(tables.BARS))
+    asked = parse_timeframes(args.timeframes) if args.timeframes else None
     timeframes = asked or parse_timeframes(facts.timeframes_in(live) | facts.timeframes_in(bars))
     calendar = load_calendar(live.properties.get(tables.CALENDAR, "XNYS"), _year() + 2)
     through = _through(args.as_of, live, calendar)
-    with Runner(place, beam_args) as runner:
-        jobs: list[tuple[str, BatchJob | TickJob]] = []
-        days, minutes = (tuple(t for t in timeframes if t.is_intraday is kind) for kind in (False, True))
-        for spec, own in ((tables.DAILY, days), (tables.MINUTES, minutes)):
-            if own and lake.table(spec).exists:
-                request = _request(args, runner, own, live, bars)
-                jobs.append((f"{_names(own)} of {spec.name}", BatchJob(lake, lake.aws, request)))
-        if minutes and through >= 0 and (feed := _feed(args.bars_from, lake, live)):
-            request = _request(args, runner, minutes, live, bars)
-            basis = live.properties.get(tables.PRICE_BASIS, tables.PRICE_BASES[0])
-            job = TickJob(lake, request, feed, calendar, basis, through)
-            jobs.append((f"{_names(minutes)} of {tables.TICKS.name}", job))
-        # Each has commits of its own: none of them, where one would be refused.
-        for _, each in jobs:
-            each.check()
-        for name, each in jobs:
-            cli.print_table(name, each.run().rows(time.monotonic() - began))
-    if not args.dry_run:
-        report = Report(lake, live, calendar, through, cli.new_run_id())
-        report.write(timeframes)
-        _print(report)
-    return cli.OK
+    jobs: list[tuple[str, BatchJob | TickJob]] = []
+    days, minutes = (tuple(t for t in timeframes if t.is_intraday is kind) for kind in (False, True))
+    for spec, own in ((tables.DAILY, days), (tables.MINUTES, minutes)):
+        if own and lake.table(spec).exists:
+            request = _request(args, runner, own, live, bars)
+            jobs.append((f"{_names(own)} of {spec.name}", BatchJob(lake, lake.aws, request)))
+    if minutes and through >= 0 and (feed := _feed(args.bars_from, lake, live)):
+        request = _request(args, runner, minutes, live, bars)
+        basis = live.properties.get(tables.PRICE_BASIS, tables.PRICE_BASES[0])
+        job = TickJob(lake, request, feed, calendar, basis, through)
+        jobs.append((f"{_names(minutes)} of {tables.TICKS.name}", job))
+    # Each has commits of its own: none of them, where one would be refused.
+    for _, each in jobs:
+        each.check()
+    for name, each in jobs:
+        told(name, each.run())
+    if args.dry_run:
+        return None
+    report = Report(lake, live, calendar, through, cli.new_run_id())
+    report.write(timeframes)
+    return report
 
 
 def _year() -> int:

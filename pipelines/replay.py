@@ -61,7 +61,7 @@ def parser() -> cli.Parser:
     one.add_argument(
         "--lake", metavar="URI", help="days or minutes of a lake: a folder, or s3://bucket/prefix"
     )
-    one.add_argument("--synthetic", type=_count, metavar="SYMBOLS", help="made-up days of so many symbols")
+    one.add_argument("--synthetic", type=count_of, metavar="SYMBOLS", help="made-up days of so many symbols")
     one.add_argument("--tape", type=Path, metavar="FILE", help="what --save wrote")
     source.add_argument(
         "--of", choices=list(_SOURCE_TABLES), default="daily", help="rows of the lake (default: daily)"
@@ -92,7 +92,7 @@ def parser() -> cli.Parser:
     )
     pace.add_argument("--rate", type=_positive, metavar="N", help="messages a second")
     sending.add_argument(
-        "--per-record", type=_count, default=500, metavar="N", help="messages a record (default: 500)"
+        "--per-record", type=count_of, default=500, metavar="N", help="messages a record (default: 500)"
     )
     sending.add_argument(
         "--aggregate",
@@ -101,7 +101,7 @@ def parser() -> cli.Parser:
     )
     sending.add_argument("--compression", choices=list(SUFFIXES), default="none")
     sending.add_argument(
-        "--create-stream", type=_count, metavar="SHARDS", help="make the stream where there is none"
+        "--create-stream", type=count_of, metavar="SHARDS", help="make the stream where there is none"
     )
     aws = made.add_argument_group("AWS (default: the environment, as for every AWS tool)")
     aws.add_argument("--region", help="region of the stream and the buckets")
@@ -152,7 +152,8 @@ def _positive(text: str) -> float:
     return number
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """Return the whole number from 1 on that an argument is."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)

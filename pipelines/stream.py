@@ -18,9 +18,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from fibflow.io import tables
+from fibflow.io import dynamofeed, tables
+from fibflow.io.alerts import link
 from fibflow.io.aws import AwsConfig
+from fibflow.io.dynamodb import DynamoAway, DynamoError, PriceTable, TickTable
+from fibflow.io.dynamofeed import PriceFeed
 from fibflow.io.flinkrest import FlinkError
 from fibflow.io.history import HistoryStart
 from fibflow.io.historystart import history_start
@@ -28,8 +32,10 @@ from fibflow.io.kinesis.address import KinesisAddress
 from fibflow.io.kinesis.errors import KinesisError, kinesis_client
 from fibflow.io.kinesis.shards import kept_us, plan
 from fibflow.io.kinesis.source import SourceOptions
+from fibflow.io.lake import Lake
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
+from fibflow.io.postgres import PostgresError
 from fibflow.io.streamfiles import FileLimits
 from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_start
 from fibflow.pipelines import cli, runner
@@ -46,8 +52,9 @@ from fibflow.transforms.timeframe import INTRADAY, Anchor, IntradayAnchor, Timef
 _DEFAULT = (*INTRADAY, Timeframe(1, 0))
 _MICROS = 1_000_000
 _SESSIONS_A_YEAR = 240
+_DYNAMODB_S = 2.0
 #: Each is one line that says what to do.
-KNOWN_ERRORS = (*runner.KNOWN_ERRORS, KinesisError, FlinkError, LiveStoreError)
+KNOWN_ERRORS = (*runner.KNOWN_ERRORS, KinesisError, FlinkError, LiveStoreError, DynamoError, PostgresError)
 
 
 def parser() -> cli.Parser:
@@ -69,6 +76,24 @@ def parser() -> cli.Parser:
     )
     cli.add_lake_arguments(found)
     found.add_argument("--redis", metavar="URL", help="the live store; without it only the lake is written")
+    dynamodb = found.add_argument_group("DynamoDB (python -m pipelines.tables makes the tables)")
+    dynamodb.add_argument(
+        "--dynamodb", metavar="TABLE", help="last prices go there too; it never holds the bars back"
+    )
+    dynamodb.add_argument("--dynamodb-ticks", metavar="TABLE", help="and the last day's, by symbol and time")
+    dynamodb.add_argument(
+        "--dynamodb-rate",
+        type=float,
+        default=dynamofeed.RATE,
+        metavar="ITEMS",
+        help="a second, of the whole job; of a symbol at most one a second (%(default)g)",
+    )
+    found.add_argument(
+        "--alerts",
+        metavar="URL",
+        help="postgresql://USER@HOST/DATABASE, whose alerts are held against prices; its password is read "
+        "from PGPASSWORD or ~/.pgpass, here and by the workers",
+    )
     found.add_argument("--job", default="live", help="name of the job: its savepoints go on under it (live)")
     found.add_argument(
         "--replaces", metavar="JOB", help="a stopped job of another name whose tables this one takes over"
@@ -154,7 +179,8 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
         written: when the savepoint was that the job starts from, UTC microseconds; None without one.
 
     Raises:
-        UsageError, KinesisError, AwsError, LakeError, LiveStoreError, CalendarError: it cannot be.
+        UsageError, KinesisError, AwsError, LakeError, LiveStoreError, DynamoError, PostgresError,
+            CalendarError: it cannot be.
     """
     given = KinesisAddress.parse(args.source)
     timeframes = parse_timeframes(args.timeframes)
@@ -205,6 +231,8 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
         lake=lake,
         job=job,
         store=store,
+        dynamodb=_dynamodb(args, aws),
+        alerts=_alerts(args, lake),
         history=history,
         properties={
             tables.TICKS.name: shared,
@@ -218,6 +246,53 @@ def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:
         },
         limits={spec.name: FileLimits(age=args.commit_every) for spec in STREAM_TABLES},
         commit_s=args.commit_every,
+    )
+
+
+def _alerts(args: argparse.Namespace, lake: Lake) -> str | None:
+    """Return the address of the alerts' database, which answers and is migrated.
+
+    Raises:
+        UsageError: it is no address, or one with a password.
+        PostgresError: it does not answer, refuses, or is not migrated.
+        LakeError: percentages would be of closes on another price basis.
+    """
+    if not args.alerts:
+        return None
+    try:
+        link.check(args.alerts)
+    except ValueError as error:
+        raise UsageError(f"--alerts: {error}") from None
+    lake.table(tables.DAILY).check({tables.PRICE_BASIS: args.price_basis})
+    return str(args.alerts)
+
+
+def _dynamodb(args: argparse.Namespace, aws: AwsConfig) -> PriceFeed | None:
+    """Return where last prices go besides. One that does not answer is no reason not to start.
+
+    Raises:
+        UsageError: the options do not fit together.
+        DynamoError: DynamoDB refuses, or there is no such table.
+    """
+    if not args.dynamodb:
+        if args.dynamodb_ticks:
+            raise UsageError("--dynamodb-ticks goes with --dynamodb: name a table of last prices too")
+        return None
+    if not args.dynamodb_rate > 0:
+        raise UsageError(f"--dynamodb-rate is {args.dynamodb_rate:g}: give more than 0")
+
+    def table(kind: type[PriceTable] | type[TickTable], name: str) -> Any:
+        try:
+            kind(name, aws, timeout_s=_DYNAMODB_S).check()
+        except DynamoAway as error:
+            print(f"stream: {error}; last prices wait for it", file=sys.stderr)
+        return kind(name, aws, timeout_s=_DYNAMODB_S, attempts=2)
+
+    return PriceFeed(
+        table(PriceTable, args.dynamodb),
+        table(TickTable, args.dynamodb_ticks) if args.dynamodb_ticks else None,
+        # Each worker has one.
+        rate=args.dynamodb_rate / max(1, args.parallelism),
     )
 
 

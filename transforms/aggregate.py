@@ -152,7 +152,7 @@ class AggregateBars(beam.PTransform):
             days = beam.FlatMap(_days_by_bucket, buckets).with_output_types(tuple[int, pa.Table])
             keyed = (keyed, history | "HistoryByBucket" >> days) | "WithHistory" >> beam.Flatten()
         made = keyed | "Live" >> fold.with_outputs(OPEN, LATE, DEAD_LETTERS, main=BARS)
-        made[OPEN].element_type = tuple[int, int, bool, pa.Table]
+        made[OPEN].element_type = tuple[int, int, bool, bool, pa.Table]
         return coders.tables_of(made, BARS, LATE, DEAD_LETTERS)
 
     def _bounded(self, rows: beam.PCollection) -> pvalue.DoOutputsTuple:

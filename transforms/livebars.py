@@ -17,7 +17,7 @@ from fibflow.transforms.bars import BarSpec
 from fibflow.transforms.calendar import NO_SESSION
 from fibflow.transforms.grid import Grid
 from fibflow.transforms.history import note_of
-from fibflow.transforms.livebucket import Bucket, Memo
+from fibflow.transforms.livebucket import Bucket, Memo, News
 from fibflow.transforms.livecells import NEVER, SLOTS, Cells, Revisions
 from fibflow.transforms.livedays import DayGrid, DayWindow
 from fibflow.transforms.livefeeds import Accepted, Rows, accept_minutes, accept_trades
@@ -94,11 +94,17 @@ class Plan:
         self.days = DayGrid(long, len(self.grid.timeframes), spec.calendar) if long else None
         self.lateness = policy.lateness_us
         self.tells_open = tells_open
+        #: Of open bars: whether they are of days, which go out apart.
+        self.kinds = tuple(sorted({not timeframe.is_intraday for timeframe in (*short, *long)}))
         minutes = -(-policy.lateness_us // MINUTE_US)
         #: So long that the minutes inside the lateness, and some ahead of the clock, fit into the ring.
         self.block = max(1, -(-minutes // (SLOTS - 2))) * MINUTE_US
         names = ",".join(timeframe.name for timeframe in (*short, *long))
         self.name = f"{names} {spec.intraday_anchor} {spec.calendar.name} lateness {policy.lateness_us} us"
+
+    def is_of_days(self, window: Window | DayWindow) -> bool:
+        """Return whether a window is of one session or more."""
+        return not self.timeframes[window.number].is_intraday
 
 
 @dataclass(frozen=True)
@@ -200,8 +206,7 @@ class LiveBars:
         closed = self._closed(rows)
         before = self._collect(closed, index) if closed else None
         bucket.append(accepted.entries, accepted.keys)
-        if self._plan.tells_open:
-            self._memo.changed.append(index)
+        self._changed(index, self._plan.kinds)
         bars = None
         if before is not None:
             touched = _touched(closed, rows, bucket.placed.session[rows], member)
@@ -305,9 +310,9 @@ class LiveBars:
             bars = self._revise(closed, before, self._collect(closed, index))
         elif is_first and (ended := long.due(NEVER, bucket.head.clock)):
             bars = self._publish([*ended], bucket.head.clock)
-        if self._plan.tells_open:
-            self._memo.ended |= note.since is not None
-            self._memo.changed += [] if index is None or not len(index) else [index]
+        self.news(True).ended |= note.since is not None
+        if index is not None:
+            self._changed(index, (True,))
         timer = self._arm()
         bucket.save()
         return Output(bars, timer=timer)
@@ -326,7 +331,8 @@ class LiveBars:
                 windows += self._long.due(before, clock)
             if windows:
                 bars = self._publish(windows, clock)
-                self._memo.ended = True
+                for window in windows:
+                    self.news(self._plan.is_of_days(window)).ended |= window.end > before
             if self._long is not None:
                 self._long.retire(clock)
             bucket.head.clock = clock
@@ -356,52 +362,56 @@ class LiveBars:
 
     # --- open bars ------------------------------------------------------------------------------------------
 
-    @property
-    def has_news(self) -> bool:
-        """Whether open bars changed, or ended, since ``let_out``."""
-        return self._memo.ended or bool(self._memo.changed)
-
-    @property
-    def told(self) -> str | None:
-        """The marker that the last ``let_out`` was given, where that is known."""
-        return self._memo.told
+    def news(self, of_days: bool) -> News:
+        """Return what has changed of open bars of a kind since ``let_out``."""
+        return self._memo.news[of_days]
 
     @property
     def is_empty(self) -> bool:
         """Whether the bucket holds no window that is not final."""
         return self._bucket.is_empty
 
-    def let_out(self, marker: str) -> tuple[bool, pa.Table] | None:
-        """Return the open bars of the symbols that gained input since the last time, or of all.
+    def let_out(self, marker: str, of_days: bool) -> tuple[bool, pa.Table] | None:
+        """Return the open bars of a kind of the symbols that gained input since the last time, or of all.
 
         All come after a window has ended, and where a store with this marker is not known to hold the others.
 
         Returns:
             Whether they are all, and a table of ``partials.BAR_BATCH``; None where nothing changed.
         """
-        memo = self._memo
-        whole = memo.ended or memo.told != marker
+        news = self.news(of_days)
+        whole = news.ended or news.told != marker
         index = None
-        if not whole and memo.changed:
-            index = memo.changed[0] if len(memo.changed) == 1 else np.unique(np.concatenate(memo.changed))
-        bars = self._open_bars(index) if whole or memo.changed else BAR_BATCH.empty_table()
-        memo.untold()
-        memo.told = marker
+        if not whole and news.changed:
+            index = news.changed[0] if len(news.changed) == 1 else np.unique(np.concatenate(news.changed))
+        bars = self._open_bars(index, of_days) if whole or news.changed else BAR_BATCH.empty_table()
+        news.untold()
+        news.told = marker
         return (whole, bars) if whole or len(bars) else None
 
-    def _open_bars(self, index: Int64 | None) -> pa.Table:
-        """Return the bars of all windows that have not ended, of some symbols; None for all of them."""
+    def _open_bars(self, index: Int64 | None, of_days: bool) -> pa.Table:
+        """Return the bars of a kind of windows that have not ended, of some symbols; None for all of them."""
         bucket = self._bucket
         rows = np.arange(len(bucket.ring.minutes))
         found = windows_with(bucket.placed, rows) if len(rows) else []
         found += windows_left(bucket.placed, bucket.base)
-        windows = [window for window in self._shown(found) if window.end > bucket.head.clock]
-        if self._long is not None:
+        windows = [
+            window
+            for window in self._shown(found)
+            if window.end > bucket.head.clock and self._plan.is_of_days(window) == of_days
+        ]
+        if of_days and self._long is not None:
             windows += self._long.open()
         if not windows:
             return BAR_BATCH.empty_table()
         made = self._collect(windows, index)
         return table_of(made, windows, bucket.words, self._plan.timeframes, False)
+
+    def _changed(self, index: Int64, kinds: tuple[bool, ...]) -> None:
+        """Note which symbols gained input."""
+        if self._plan.tells_open and len(index):
+            for of_days in kinds:
+                self.news(of_days).changed.append(index)
 
     # --- timers ---------------------------------------------------------------------------------------------
 

@@ -50,6 +50,29 @@ Int64 = npt.NDArray[np.int64]
 MOST_PARTS = 48
 
 
+class News:
+    """What has changed of a bucket's open bars, of one kind, since they were let out."""
+
+    def __init__(self) -> None:
+        #: When they were let out last by this worker, UTC microseconds.
+        self.let_out = 0
+        self.untold()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether open bars changed, or ended."""
+        return self.ended or bool(self.changed)
+
+    def untold(self) -> None:
+        """Forget what was told: all of them are news."""
+        #: The marker of the store that holds them but for the changes below; None: none does.
+        self.told: str | None = None
+        #: Windows have ended since.
+        self.ended = False
+        #: The places of the symbols that gained input since.
+        self.changed: list[Int64] = []
+
+
 class Memo:
     """A bucket's state in memory, with the bytes that it was read from. Dropping it loses time only."""
 
@@ -72,16 +95,13 @@ class Memo:
         self.day_parts: list[bytes] = []
         self.days: Ring | None = None
         self.of_days = DayMemo()
-        self.untold()
+        #: Of minutes and hours, and of days.
+        self.news = (News(), News())
 
     def untold(self) -> None:
-        """Forget what was told of open bars: all of them are news."""
-        #: The marker of the store that holds all open bars but for the changes below; None: none does.
-        self.told: str | None = None
-        #: Windows have ended since.
-        self.ended = False
-        #: The places of the symbols that gained input since.
-        self.changed: list[Int64] = []
+        """Forget what was told of open bars."""
+        for news in self.news:
+            news.untold()
 
 
 class Bucket:
@@ -386,7 +406,8 @@ class Bucket:
             memo.symbols, memo.words = {}, pa.array([], pa.string())
             memo.ring, memo.base, memo.placed, memo.days = None, None, None, None
             memo.untold()
-            memo.ended = True
+            for news in memo.news:
+                news.ended = True
         if self._brief() != self._as_read:
             memo.head_cell = head.encode()
             self._cells.write(HEAD, memo.head_cell)

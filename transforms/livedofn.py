@@ -147,7 +147,7 @@ class _Clocks(NamedTuple):
 
     Attributes:
         stamp: of the last flush.
-        is_set: the timer of the next one is set.
+        is_set: what the timer of the next one is set for; 0: it is not set.
         checked: when the marker is looked at next.
     """
 
@@ -283,10 +283,11 @@ class LiveBarsFn(beam.DoFn):
         m3: Any = _MINUTES[3],
         m4: Any = _MINUTES[4],
         clocks: Any = _CLOCKS,
+        flush: Any = _FLUSH,
     ) -> Iterator[Any]:
         """Let open bars out."""
         with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4) as live:
-            yield from self._let_out(key, live, clocks)
+            yield from self._flush(key, live, clocks, flush, True)
 
     @on_timer(CHECK)
     def on_check(
@@ -312,8 +313,10 @@ class LiveBarsFn(beam.DoFn):
         if now < known.checked - pace.check_us // 2:
             return
         with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4) as live:
-            if live.told != pace.current():
-                yield from self._let_out(key, live, clocks)
+            marker = pace.current()
+            for of_days in self._plan.kinds:
+                if live.news(of_days).told != marker:
+                    yield from self._let_out(key, live, clocks, of_days)
         check.set(Timestamp(micros=now + pace.check_us))
         clocks.write(_Clocks(*clocks.read())._replace(checked=now + pace.check_us))
 
@@ -340,7 +343,7 @@ class LiveBarsFn(beam.DoFn):
     def _pass_on(self, key: int, live: LiveBars, clocks: Any, flush: Any, check: Any) -> Iterator[Any]:
         """Let open bars out where the interval is over, else set the timer for its end."""
         pace = self._pace
-        if pace is None or not live.has_news:
+        if pace is None or not any(live.news(of_days).is_there for of_days in self._plan.kinds):
             return
         now, cell = pace.now(), clocks.read()
         known = _Clocks(checked=now + pace.check_us) if cell is None else _Clocks(*cell)
@@ -348,21 +351,44 @@ class LiveBarsFn(beam.DoFn):
             clocks.write(known)
             if pace.marker is not None:
                 check.set(Timestamp(micros=known.checked))
-        # A stamp in the future is of a clock that was ahead of this one: it must not hold bars back.
-        waits = known.stamp <= now < known.stamp + pace.interval_us
-        if not waits or live.is_empty:
-            yield from self._let_out(key, live, clocks)
-        elif not known.is_set:
-            flush.set(Timestamp(micros=known.stamp + pace.interval_us))
-            clocks.write(known._replace(is_set=1))
+        yield from self._flush(key, live, clocks, flush, False)
 
-    def _let_out(self, key: int, live: LiveBars, clocks: Any) -> Iterator[Any]:
+    def _flush(self, key: int, live: LiveBars, clocks: Any, flush: Any, fired: bool) -> Iterator[Any]:
+        """Let open bars out of the kinds whose interval is over, and set the timer for the others."""
         pace, known = self._pace, _Clocks(*clocks.read())
         assert pace is not None
-        let_out = live.let_out(pace.current())
+        now = pace.now()
+        # A runner that drains, or keeps no time, fires at once what it is given: it would go round for ever.
+        at_once = live.is_empty or (fired and now < known.is_set - pace.interval_us // 2)
+        due = []
+        for of_days in self._plan.kinds:
+            news = live.news(of_days)
+            # A worker that took the timer over knows nothing of what was told before it.
+            if not news.is_there and not (fired and news.told is None):
+                continue
+            until = news.let_out + pace.interval(of_days)
+            # A time in the future is of a clock that was ahead of this one: it must not hold bars back.
+            if not at_once and news.let_out <= now < until:
+                due.append(until)
+            else:
+                yield from self._let_out(key, live, clocks, of_days)
+        known = _Clocks(*clocks.read())
+        first = min(due, default=0)
+        if first and (fired or known.is_set <= now or first < known.is_set):
+            flush.set(Timestamp(micros=first))
+            clocks.write(known._replace(is_set=first))
+        elif fired:
+            clocks.write(known._replace(is_set=0))
+
+    def _let_out(self, key: int, live: LiveBars, clocks: Any, of_days: bool) -> Iterator[Any]:
+        pace, known = self._pace, _Clocks(*clocks.read())
+        assert pace is not None
+        let_out = live.let_out(pace.current(), of_days)
         if let_out is not None:
             whole, bars = let_out
-            known = known._replace(stamp=max(known.stamp + 1, pace.now()))
+            now = pace.now()
+            known = known._replace(stamp=max(known.stamp + 1, now))
+            live.news(of_days).let_out = now
             self._count["bars_open"].inc(len(bars))
-            yield pvalue.TaggedOutput(OPEN, tuple(Flush(key, known.stamp, whole, bars)))
-        clocks.write(known._replace(is_set=0))
+            yield pvalue.TaggedOutput(OPEN, tuple(Flush(key, known.stamp, of_days, whole, bars)))
+            clocks.write(known)

@@ -13,17 +13,20 @@ MICROS = 1_000_000
 
 
 class Flush(NamedTuple):
-    """Open bars of one bucket.
+    """Open bars of one bucket: those of minutes and hours, or those of days.
 
     Attributes:
         bucket: the bucket of all symbols in it.
         stamp: when they were let out, UTC microseconds; grows with each flush of a bucket.
-        whole: these are all open bars of the bucket; else all of the symbols in it, which gained input.
+        of_days: of which of the two kinds they are.
+        whole: these are all open bars of the kind in the bucket; else all of the symbols in it, which gained
+            input.
         bars: of ``partials.BAR_BATCH``, a window once; may be empty where they are all.
     """
 
     bucket: int
     stamp: int
+    of_days: bool
     whole: bool
     bars: pa.Table
 
@@ -45,21 +48,29 @@ class Marker(Protocol):
 class Pace:
     """How open bars go out.
 
-    The first change after a pause goes out at once, later ones when the interval is over. All open bars of a
-    bucket go out as a whole after a window has ended, once from each worker, and each time that the marker
+    The first change after a pause goes out at once, later ones when the interval is over. Bars of minutes and
+    hours and those of days go out apart: the former end every minute. All open bars of a kind in a bucket go
+    out as a whole after a window of it has ended, once from each worker, and each time that the marker
     changes: what an abandoned history of the job left is replaced, an emptied store is full again.
 
     Attributes:
-        interval_us: the shortest time between two flushes of a bucket; 0 lets each change out.
+        interval_us: the shortest time between two flushes of a bucket's minutes and hours; 0 lets each change
+            out.
+        days_us: the same of its days.
         marker: of what the flushes are written to; None: nothing is sent again.
         check_us: how often a bucket without changes looks at the marker.
         clock: seconds since 1970.
     """
 
     interval_us: int = 250_000
+    days_us: int = 1_000_000
     marker: Marker | None = None
     check_us: int = 5_000_000
     clock: Callable[[], float] = time.time
+
+    def interval(self, of_days: bool) -> int:
+        """Return the shortest time between two flushes of a kind, microseconds."""
+        return self.days_us if of_days else self.interval_us
 
     def now(self) -> int:
         """Return the clock's time, UTC microseconds."""

@@ -106,6 +106,115 @@ DEAD_LETTERS = pa.schema(
     ]
 )
 
+_SYMBOLS: list[Any] = [
+    pa.field("symbol", pa.string()),
+    pa.field("name", pa.string()),
+    pa.field("type", pa.string()),
+    pa.field("exchange", pa.string()),
+    pa.field("currency", pa.string()),
+    pa.field("active", pa.bool_()),
+    pa.field("listed", pa.date32()),
+    pa.field("delisted", pa.date32()),
+    pa.field("cik", pa.string()),
+    pa.field("composite_figi", pa.string()),
+    pa.field("share_class_figi", pa.string()),
+    pa.field("description", pa.string()),
+    pa.field("homepage", pa.string()),
+    pa.field("updated", TIMESTAMP),
+]
+
+#: The table ``reference.symbols``: what is known of each symbol today; null for what is not. ``type`` is the
+#: vendor's code, ``exchange`` an ISO 10383 code, ``currency`` in lower case. ``updated`` is when the row was
+#: last changed, by the source where it says so.
+SYMBOLS = pa.schema(_SYMBOLS)
+
+_SPLITS: list[Any] = [
+    pa.field("symbol", pa.string()),
+    pa.field("execution_date", pa.date32()),
+    pa.field("split_from", pa.float64()),
+    pa.field("split_to", pa.float64()),
+    pa.field("id", pa.string()),
+]
+
+#: The table ``reference.splits``: from ``execution_date`` on, ``split_to`` shares stand for ``split_from``
+#: of before.
+SPLITS = pa.schema(_SPLITS)
+
+_DIVIDENDS: list[Any] = [
+    pa.field("symbol", pa.string()),
+    pa.field("ex_dividend_date", pa.date32()),
+    pa.field("cash_amount", pa.float64()),
+    pa.field("currency", pa.string()),
+    pa.field("dividend_type", pa.string()),
+    pa.field("frequency", pa.int32()),
+    pa.field("declaration_date", pa.date32()),
+    pa.field("record_date", pa.date32()),
+    pa.field("pay_date", pa.date32()),
+    pa.field("id", pa.string()),
+]
+
+#: The table ``reference.dividends``: cash a share, as declared. ``dividend_type`` is the vendor's code
+#: (``CD``, ``SC``, ...), ``frequency`` how many a year; ``id`` tells those of one day apart, and is never
+#: null.
+DIVIDENDS = pa.schema(_DIVIDENDS)
+
+_RENAMES: list[Any] = [
+    pa.field("symbol", pa.string()),
+    pa.field("old_symbol", pa.string()),
+    pa.field("date", pa.date32()),
+    pa.field("composite_figi", pa.string()),
+    pa.field("cik", pa.string()),
+]
+
+#: The table ``reference.renames``: from ``date`` on, what was ``old_symbol`` trades as ``symbol``.
+RENAMES = pa.schema(_RENAMES)
+
+_REFERENCE_CHANGES: list[Any] = [
+    pa.field("table", pa.string()),
+    pa.field("symbol", pa.string()),
+    pa.field("key", pa.string()),
+    pa.field("change", pa.string()),
+    pa.field("field", pa.string()),
+    pa.field("old", pa.string()),
+    pa.field("new", pa.string()),
+    pa.field("seen", TIMESTAMP),
+    pa.field("run", pa.string()),
+    pa.field("version", pa.int64()),
+]
+
+#: The table ``reference.changes``: what was ever changed in the other tables of reference data, a row a
+#: field. ``key`` is what tells rows of one symbol apart, null for ``reference.symbols``; ``change`` is
+#: ``new`` (one row, without field), ``changed``, ``gone`` (a row a value that was known) or ``unknown`` (the
+#: versions up to ``version`` can no longer be read). ``old`` and ``new`` are texts. ``seen`` is when ``run``
+#: committed it, as version ``version`` of ``table``.
+REFERENCE_CHANGES = pa.schema(_REFERENCE_CHANGES)
+
+_NEWS: list[Any] = [
+    pa.field("id", pa.string()),
+    pa.field("published", TIMESTAMP),
+    pa.field("title", pa.string()),
+    pa.field("publisher", pa.string()),
+    pa.field("tickers", pa.string()),
+    pa.field("article", pa.string()),
+]
+#: Articles as a source gives them, each id once. ``article`` is all of one, the vendor's JSON object without
+#: nulls; the other columns are what is looked for. ``tickers`` are joined by commas, empty for none;
+#: ``title`` and ``publisher`` (its name) are null where they are not told.
+ARTICLES = pa.schema(_NEWS)
+
+#: The table ``reference.news``: an article a row, as it was told last. ``seen`` is when it was stored first,
+#: ``updated`` when it was last changed, each row's its own; ``revision`` counts its changes. ``period`` is
+#: the month of ``published``, UTC.
+NEWS = pa.schema(
+    [
+        *_NEWS,
+        pa.field("revision", pa.int32()),
+        pa.field("seen", TIMESTAMP),
+        pa.field("updated", TIMESTAMP),
+        pa.field("period", pa.string()),
+    ]
+)
+
 _SIDES: list[Any] = [field.with_name(f"{side}_{field.name}") for field in _OHLCV for side in ("old", "new")]
 
 #: The table ``reconciliation``: bars that official history changed, as readers saw them before and after.

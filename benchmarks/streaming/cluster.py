@@ -370,7 +370,7 @@ def add(pipeline: beam.Pipeline, job: LiveJob, shape: Shape, notes: Path) -> Non
     meter(ticks[decoded.DEAD_LETTERS], UNREADABLE)
 
 
-def _bars_of(flush: tuple[int, int, bool, pa.Table]) -> pa.Table:
+def _bars_of(flush: tuple[int, int, bool, bool, pa.Table]) -> pa.Table:
     return flush[-1]
 
 

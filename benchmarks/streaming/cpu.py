@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -35,20 +37,15 @@ def seconds_by_session() -> dict[tuple[int, bool], float]:
     return found
 
 
-class CpuSampler:
-    """Samples the CPU time of processes, by the session that they belong to, until it is closed.
+class Sampler(ABC):
+    """Takes samples from its beginning to its end, and in between every so many seconds."""
 
-    Args:
-        sessions: the sessions' ids by name; this process's own is added as ``benchmark``.
-    """
-
-    def __init__(self, sessions: Mapping[str, int]) -> None:
-        self._names = {pid: name for name, pid in sessions.items()} | {os.getsid(0): "benchmark"}
-        self._samples: list[tuple[float, dict[str, float]]] = []
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> CpuSampler:
+    def __enter__(self) -> Self:
         self._sample()
         self._thread.start()
         return self
@@ -59,8 +56,25 @@ class CpuSampler:
         self._sample()
 
     def _run(self) -> None:
-        while not self._stop.wait(_STEP_S):
+        while not self._stop.wait(self._step_s):
             self._sample()
+
+    @abstractmethod
+    def _sample(self) -> None:
+        """Take one."""
+
+
+class CpuSampler(Sampler):
+    """Samples the CPU time of processes, by the session that they belong to, until it is closed.
+
+    Args:
+        sessions: the sessions' ids by name; this process's own is added as ``benchmark``.
+    """
+
+    def __init__(self, sessions: Mapping[str, int]) -> None:
+        self._names = {pid: name for name, pid in sessions.items()} | {os.getsid(0): "benchmark"}
+        self._samples: list[tuple[float, dict[str, float]]] = []
+        super().__init__(_STEP_S)
 
     def _sample(self) -> None:
         seconds: dict[str, float] = {}

@@ -128,10 +128,10 @@ class Kernel:
                 del self._timers[bucket]
                 yield self._after(bucket, self._live(bucket).advance(due))
 
-    def let_out(self, bucket: int) -> pa.Table | None:
+    def let_out(self, bucket: int) -> list[pa.Table]:
         """Return the open bars that changed since the last time."""
-        told = self._live(bucket).let_out("")
-        return None if told is None else told[1]
+        told = [self._live(bucket).let_out("", of_days) for of_days in self._plan.kinds]
+        return [each[1] for each in told if each is not None]
 
     def _live(self, bucket: int) -> LiveBars:
         cells = self._cells.setdefault(bucket, DictCells())
@@ -231,7 +231,7 @@ def profile(saved: tape.SavedTape, calendar: TradingCalendar, most: int) -> Prof
                 with watch.step("closing"):
                     made += every.advance(watermark)
             with watch.step("open"):
-                opened = [every.let_out(bucket) for bucket, _ in parts]
+                opened = [bars for bucket, _ in parts for bars in every.let_out(bucket)]
             with watch.step("archive"):
                 raw = archive({decoded.TRADES: trades})
             with watch.step("parquet"):
@@ -240,8 +240,7 @@ def profile(saved: tape.SavedTape, calendar: TradingCalendar, most: int) -> Prof
                 lastprices.of_trades(rows, int(Rule.OPEN_CLOSE))
             with watch.step("pack"):
                 for bars in opened:
-                    if bars is not None:
-                        group_bars(bars, 0).parts()
+                    group_bars(bars, 0).parts()
                 for output in made:
                     if output.bars is not None:
                         pack_bars(output.bars, 0).parts()

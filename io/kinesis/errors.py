@@ -162,14 +162,18 @@ class Backoff:
         return float(random() * min(self.most, self.base * 2.0 ** min(failures - 1, 30)))
 
 
-def kinesis_client(aws: AwsConfig) -> Any:
+def kinesis_client(aws: AwsConfig, config: Any = None) -> Any:
     """Return a boto3 client that tries each call once.
 
     Its own retries would come faster than a shard's quota allows, and out of sight of clock and counters.
 
+    Args:
+        aws: whom it reaches.
+        config: a ``botocore.config.Config`` with other timeouts than boto3's own.
+
     Raises:
         AwsError: No credentials, or no region.
     """
-    client = aws.boto3_client("kinesis")
+    client = aws.boto3_client("kinesis", config)
     client.meta.events.unregister("needs-retry.kinesis", unique_id="retry-config-kinesis")
     return client

@@ -26,6 +26,8 @@ MOST_RECORD = 1 << 20
 # What an aggregate adds for each user record and for itself, at most; and what packing may add to a payload.
 _FRAME = 32
 _SLACK = 4096
+#: What a message has to be smaller than.
+MOST_MESSAGE = MOST_RECORD - _SLACK
 
 
 class Record(NamedTuple):
@@ -105,9 +107,9 @@ class Packer:
             return
         column: Any = ticks["message"].combine_chunks().cast(pa.binary())
         sizes: Any = pc.binary_length(column).to_numpy(zero_copy_only=False)
-        if column.null_count or sizes.max() >= MOST_RECORD - _SLACK:
+        if column.null_count or sizes.max() >= MOST_MESSAGE:
             raise KinesisError(
-                f"a message is null, or has more than {MOST_RECORD - _SLACK} bytes, what a record may have: "
+                f"a message is null, or has more than {MOST_MESSAGE} bytes, what a record may have: "
                 "leave it out"
             )
         buckets = buckets_of(ticks["symbol"]).astype(np.uint8)

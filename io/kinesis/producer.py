@@ -197,7 +197,8 @@ class PutTicks:
         """
         now = self._clock()
         if self._listed is None or now - self._listed >= self._options.refresh:
-            found = shards.list_shards(self._client, self._stream, self._sleep, self._random)
+            backoff = self._options.backoff
+            found = shards.list_shards(self._client, self._stream, self._sleep, self._random, backoff)
             self._shards = sorted((shard for shard in found if shard.is_open), key=lambda shard: shard.first)
             self._listed = now
         return self._shards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ _POLL_SECONDS = 0.05
 _PROBE_SECONDS = 2.0
 _KILL_SECONDS = 10.0
 _TAIL_LINES = 15
+_FIRST_PORT = 10_000
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class ServiceError(Exception):
@@ -264,15 +267,34 @@ class Process:
 
 
 def free_ports(names: Sequence[str]) -> dict[str, int]:
-    """Return a loopback port for each name that nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in names]
-    try:
-        for held in sockets:
-            held.bind((HOST, 0))
-        return {name: held.getsockname()[1] for name, held in zip(names, sockets, strict=True)}
-    finally:
-        for held in sockets:
-            held.close()
+    """Return a loopback port for each name that nobody listens on now, all different.
+
+    None of those that the system gives to connections: such a one could be taken before a server listens
+    there, by whoever connects to anything.
+    """
+    most = _given_from()
+    left = random.SystemRandom().sample(range(_FIRST_PORT, most), most - _FIRST_PORT)
+    found: list[int] = []
+    while len(found) < len(names):
+        if not left:
+            raise ServiceError(f"no port from {_FIRST_PORT} to {most - 1} is free on {HOST}")
+        port = left.pop()
+        with socket.socket() as probe:
+            # As servers do: a port whose last connections are about to be forgotten is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                found.append(port)
+    return dict(zip(names, found, strict=True))
+
+
+def _given_from() -> int:
+    """Return the first port that the system gives to connections."""
+    with suppress(OSError, ValueError):
+        first = int(_RANGE.read_text().split()[0])
+        if first >= 2 * _FIRST_PORT:
+            return first
+    return 2 * _FIRST_PORT
 
 
 def is_taken(port: int) -> bool:

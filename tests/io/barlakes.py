@@ -89,6 +89,7 @@ def commit_bars(
     run: str = "run",
     anchor: Anchor = Anchor.EXCHANGE,
     calendar: TradingCalendar = XNYS,
+    basis: str = "raw",
 ) -> int:
     """Commit bars, a file for each timeframe and period, and return the version."""
     table = lake.table(tables.BARS)
@@ -107,5 +108,5 @@ def commit_bars(
         base_version=table.version,
         scope=Scope(),
         run=run,
-        properties={tables.CALENDAR: calendar.name, tables.ANCHOR: str(anchor), tables.PRICE_BASIS: "raw"},
+        properties={tables.CALENDAR: calendar.name, tables.ANCHOR: str(anchor), tables.PRICE_BASIS: basis},
     )

@@ -275,6 +275,12 @@ def test_doubles(array, expected):
     assert to_double(pa.chunked_array([array, array])).to_pylist() == expected * 2
 
 
+@given(st.lists(st.decimals(-(10**12), 10**12, places=6)))
+def test_decimals_become_the_nearest_doubles(values):
+    array = pa.array(values, pa.decimal128(20, 6))
+    assert to_double(array).to_pylist() == [float(value) for value in values]
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_doubles_survive_text(values):
     texts = [repr(v) for v in values]

@@ -43,7 +43,7 @@ def test_each_write_is_told_as_it_was_taken(store):
     start = position(store)
     store.write_prices(prices(price("A", 1.0), price("B", 2.0)))
     store.write_prices(prices(price("A", 9.0), price("B", 3.0, T0 + 1)))
-    store.write_open([Flush(5, NOW, False, table(bar("A")))])
+    store.write_open([Flush(5, NOW, False, False, table(bar("A")))])
     store.write_closed(table(closed("B", ts=T0 + MINUTE), closed("B"), closed("A", revision=1)), NOW)
     told = soon(store, start)
     assert [update.kind for update in told] == [PRICES, PRICES, OPEN, CLOSED]
@@ -60,11 +60,11 @@ def test_each_write_is_told_as_it_was_taken(store):
 
 def test_what_changes_nothing_is_not_told(store):
     store.write_prices(prices(price("A")))
-    store.write_open([Flush(5, NOW, False, table(bar("A")))])
+    store.write_open([Flush(5, NOW, False, False, table(bar("A")))])
     store.write_closed(table(closed("A")), NOW)
     start = position(store)
     store.write_prices(prices(price("A")))
-    store.write_open([Flush(5, NOW - 1, False, table(bar("A")))])
+    store.write_open([Flush(5, NOW - 1, False, False, table(bar("A")))])
     store.write_closed(table(closed("A")), NOW)
     store.write_closed(table(closed("A")), 0)
     assert soon(store, start) == []
@@ -72,9 +72,17 @@ def test_what_changes_nothing_is_not_told(store):
 
 def test_a_bucket_without_open_bars_is_told(store):
     start = position(store)
-    store.write_open([Flush(5, NOW, True, table())])
+    store.write_open([Flush(5, NOW, False, True, table())])
     (told,) = soon(store, start)
     assert (told.kind, told.bucket, told.whole, told.table.num_rows) == (OPEN, 5, True, 0)
+    assert not told.of_days
+
+
+def test_the_kind_of_open_bars_is_told(store):
+    start = position(store)
+    store.write_open([Flush(5, NOW, True, False, table(bar("A", "3d")))])
+    (told,) = soon(store, start)
+    assert (told.kind, told.of_days, rows(told.table, "timeframe")) == (OPEN, True, [("3d",)])
 
 
 def test_filling_from_the_lake_is_not_told(store):
@@ -191,7 +199,7 @@ def test_a_snapshot_and_what_follows_it_are_the_store(server, steps, start_at):
         else:
             bucket = 1 if symbol == "A" else 2
             bars = table() if kind == "end" else table(bar(symbol, ts=ts, close=float(at)))
-            store.write_open([Flush(bucket, NOW + at, kind != "open", bars)])
+            store.write_open([Flush(bucket, NOW + at, False, kind != "open", bars)])
             if kind == "end":
                 store.write_closed(table(closed(symbol, ts=ts, close=float(at))), NOW)
     for update in soon(store, start, count=1_000):

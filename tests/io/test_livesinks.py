@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import socket
+import threading
+from dataclasses import replace
+
 import apache_beam as beam
 import pyarrow as pa
 import pytest
@@ -7,10 +11,19 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from fibflow.io.dynamodb import PriceTable
+from fibflow.io.dynamofeed import PriceFeed
 from fibflow.io.lastprices import MINUTE as MINUTES
 from fibflow.io.lastprices import TRADE
 from fibflow.io.liveredis import LiveStoreError
-from fibflow.io.livesinks import LiveMarker, WriteClosedBars, WriteLastPrices, WriteOpenBars
+from fibflow.io.livesinks import (
+    LiveMarker,
+    PricesOf,
+    SendLastPrices,
+    WriteClosedBars,
+    WriteLastPrices,
+    WriteOpenBars,
+)
 from fibflow.tests.io.livestores import (
     MINUTE,
     NO_PATIENCE,
@@ -67,6 +80,42 @@ def test_last_prices_of_minutes_are_written(store):
     assert rows(store.last_prices(), "price", "ts", "source") == [(7.0, T0 + MINUTE - 1, MINUTES)]
 
 
+def test_last_prices_go_to_dynamodb_beside_redis_and_alone(store, s3_server):
+    blocks = [filled(TRADE_INPUT, [trade("A", T0, 2, 5.0), trade("A", T0, 1, 4.0), trade("B", T0, 1, 1.0)])]
+    for number, sink in enumerate(
+        (
+            lambda feed: WriteLastPrices(again(store), TRADE, RULE, clock=now, beside=feed),
+            lambda feed: SendLastPrices(PricesOf(TRADE, RULE), feed),
+        )
+    ):
+        prices = PriceTable(f"sink-prices-{number}", s3_server, timeout_s=20.0)
+        prices.create_tables()
+        counted = run(blocks, pa.Table, sink(PriceFeed(prices, every_s=0.01)))
+        assert counted["dynamodb_errors"] == 0
+        assert rows(prices.read(["A", "B"]), "symbol", "price") == [("A", 5.0), ("B", 1.0)]
+    assert rows(store.last_prices(), "symbol", "price") == [("A", 5.0), ("B", 1.0)]
+
+
+def test_a_dynamodb_that_is_away_holds_no_price_back(store, s3_server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = replace(s3_server, endpoint_url=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        feed = PriceFeed(PriceTable("sink-away", away, timeout_s=0.2), every_s=0.01)
+        writer = WriteLastPrices(again(store), TRADE, RULE, clock=now, beside=feed)
+        writer.setup()
+        failed = threading.Event()
+        shared_feed = writer._beside._feed
+        assert shared_feed is not None
+        for at in range(3):
+            writer.start_bundle()
+            writer.process(filled(TRADE_INPUT, [trade("A", T0 + at, 1, 5.0 + at)]))
+            writer.finish_bundle()
+            assert rows(store.last_prices(), "price") == [(5.0 + at,)]
+        while not shared_feed.told().errors:
+            failed.wait(0.01)
+        writer.teardown()
+
+
 @pytest.mark.parametrize(("source", "rule"), [(TRADE, 0), (MINUTES, RULE)])
 def test_a_rule_is_for_trades(store, source, rule):
     with pytest.raises(ValueError, match="rule's bit for trades"):
@@ -76,12 +125,12 @@ def test_a_rule_is_for_trades(store, source, rule):
 def test_open_bars_are_written_as_they_are_let_out(store):
     stamp = int(NOW_S * 1_000_000)
     flushes = [
-        (A, stamp - 2, True, table(bar("A", close=1.0), bar("A", "5m"))),
-        (A, stamp - 1, False, table(bar("A", close=2.0))),
-        (bucket_of("B"), stamp, True, table(bar("B"))),
-        (A, stamp, True, table(bar("A", close=2.0))),
+        (A, stamp - 2, False, True, table(bar("A", close=1.0), bar("A", "5m"))),
+        (A, stamp - 1, False, False, table(bar("A", close=2.0))),
+        (bucket_of("B"), stamp, False, True, table(bar("B"))),
+        (A, stamp, False, True, table(bar("A", close=2.0))),
     ]
-    counted = run(flushes, tuple[int, int, bool, pa.Table], WriteOpenBars(again(store), clock=now))
+    counted = run(flushes, tuple[int, int, bool, bool, pa.Table], WriteOpenBars(again(store), clock=now))
     assert rows(store.open_bars(), "symbol", "timeframe", "close") == [("A", "1m", 2.0), ("B", "1m", 1.0)]
     assert counted["open_bars_written"] == 5
     assert counted["open_bars_latency_ms"] == 0

@@ -38,7 +38,9 @@ SECOND = 1_000_000
 
 
 def flush(*bars: dict, stamp: int = NOW, whole: bool = False, bucket: int | None = None) -> Flush:
-    return Flush(bucket_of(bars[0]["symbol"]) if bucket is None else bucket, stamp, whole, table(*bars))
+    of_days = bool(bars) and bars[0]["timeframe"].endswith("d")
+    at = bucket_of(bars[0]["symbol"]) if bucket is None else bucket
+    return Flush(at, stamp, of_days, whole, table(*bars))
 
 
 def open_closes(store: LiveStore, symbol: str = "A") -> list[tuple]:
@@ -112,8 +114,19 @@ def test_a_whole_flush_leaves_nothing_of_before_in_its_bucket_only(store):
     store.write_open([flush(bar("A"), bar("A", "5m"), bucket=1), flush(bar("B"), bucket=2)])
     store.write_open([flush(bar("A", close=5.0), stamp=NOW + 1, whole=True, bucket=1)])
     assert rows(store.open_bars(), "symbol", "timeframe", "close") == [("A", "1m", 5.0), ("B", "1m", 1.0)]
-    store.write_open([Flush(2, NOW + 1, True, table())])
+    store.write_open([Flush(2, NOW + 1, False, True, table())])
     assert rows(store.open_bars(), "symbol") == [("A",)]
+
+
+def test_minutes_and_days_are_flushed_apart(store):
+    store.write_open([flush(bar("A", "1m"), bar("A", "1h")), flush(bar("A", "1d"), bar("A", "5d"))])
+    assert store.write_open([flush(bar("A", "1m", close=2.0), stamp=NOW + 2, whole=True)]) == 1
+    assert store.write_open([flush(bar("A", "1d", close=3.0), stamp=NOW + 1)]) == 1
+    assert open_closes(store) == [("1d", T0, 3.0), ("1m", T0, 2.0)]
+    assert store.write_open([flush(bar("A", "1d", close=9.0))]) == 0
+    assert rows(store.latest_bars("A", "1d"), "close") == [(3.0,)]
+    assert rows(store.latest_bars("A", "1m"), "close") == [(2.0,)]
+    assert rows(store.open_bars(["A"], ["1d"]), "close") == [(3.0,)]
 
 
 def test_after_a_restore_the_open_bars_are_those_of_the_job_though_they_are_older(store):
@@ -402,7 +415,7 @@ def test_a_store_of_another_job_is_refused(store):
     store.write_prices(prices(price("A")))
     other = LiveStore(store.url, "test", buckets=16, patience=NO_PATIENCE)
     for use in (other.status, other.marker, lambda: other.write_prices(prices(price("A")))):
-        with pytest.raises(LiveStoreError, match=r"layout 2 and 256 buckets.*another prefix"):
+        with pytest.raises(LiveStoreError, match=r"layout 3 and 256 buckets.*another prefix"):
             use()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
@@ -107,6 +107,14 @@ def test_null_equals_null_and_nothing_else():
 STORED = bars([("A", 0), ("A", 2), ("A", 4), ("B", 0), ("B", 2)], complete=[True, True, False, True, False])
 
 
+def _told(region: Region) -> str:
+    """A region as text, the same in each process: sets have no order."""
+    values = ((field.name, getattr(region, field.name)) for field in fields(region))
+    return ",".join(
+        f"{name}={sorted(value) if isinstance(value, frozenset) else value}" for name, value in values
+    )
+
+
 @pytest.mark.parametrize(
     ("region", "held"),
     [
@@ -128,7 +136,7 @@ STORED = bars([("A", 0), ("A", 2), ("A", 4), ("B", 0), ("B", 2)], complete=[True
         ),
         (Region(changed_from=6 * DAY_US, anchor=Anchor.ROWS, symbols=frozenset("B")), [0, 0, 0, 0, 1]),
     ],
-    ids=lambda value: "" if isinstance(value, list) else repr(value),
+    ids=lambda value: "" if isinstance(value, list) else _told(value),
 )
 def test_a_region_holds(region, held):
     assert region.holds(STORED).tolist() == [bool(flag) for flag in held]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fibflow.io import coverage, readbars, tables
+from fibflow.io import coverage, snapshot, tables
 from fibflow.io.lake import Lake, Scope
 from fibflow.io.readbars import LakeReader
 from fibflow.io.snapshot import read_parts
@@ -195,10 +195,15 @@ def test_what_is_read_is_that_of_a_dictionary(tmp_path_factory, steps, cuts, see
     start, stop = sorted(numbers.randrange(0, 100) for _ in range(2))
     within = [row for row in listed if start <= row[1] < stop]
     assert seen(lake, start=minute(start), end=minute(stop)) == within
+    view = reader.view()
     for symbol in held:
         own = [close for name, _, close in listed if name == symbol]
+        inside = [close for name, at, close in listed if name == symbol and start <= at < stop]
         for n in (1, 3, 100):
             assert reader.last(symbol, "5m", n, columns=["close"])["close"].to_pylist() == own[-n:]
+            for first in (True, False):
+                ends = view.last(symbol, "5m", n, ["close"], start=until(start), end=until(stop), first=first)
+                assert ends["close"].to_pylist() == (inside[:n] if first else inside[-n:])
         rows = reader.bars([symbol], "5m", columns=["close", "ts"], limit=2)
         assert (rows.column_names, rows["close"].to_pylist()) == (["close", "ts"], own[:2])
 
@@ -207,14 +212,14 @@ def test_a_point_read_opens_few_files(lake, both, monkeypatch):
     for at in range(0, 200, 5):
         both.live(bar("A", at, float(at)), bar("B", at, 0.0))
     both.batch(*(bar("A", at, 2.0) for at in range(0, 100, 5)), covers={"5m": ((until(0), until(100)),)})
-    opened = []
+    opened: list[Any] = []
     read = read_parts
 
     def counted(storage, spec, files, *rest):
-        opened.extend(files)
+        opened.extend(files if spec is tables.LIVE else [])
         return read(storage, spec, files, *rest)
 
-    monkeypatch.setattr(readbars, read.__name__, counted)
+    monkeypatch.setattr(snapshot, read.__name__, counted)
     assert LakeReader(lake).last("A", "5m", 3)["close"].to_pylist() == [185.0, 190.0, 195.0]
     assert len(opened) <= 4
     opened.clear()

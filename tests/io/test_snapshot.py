@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fibflow.io import datafiles
 from fibflow.io.datafiles import TableSpec
 from fibflow.io.lake import Lake, LakeError
 from fibflow.io.rowfilter import Filter, mask_array, plain_array
@@ -195,6 +196,15 @@ def test_only_row_groups_that_may_match_are_read(lake):
     whole, all_bytes = snapshot.read()
     assert whole.num_rows == 200_000
     assert abs(all_bytes.bytes - snapshot.bytes) < 1_000
+
+
+def test_a_symbol_between_two_row_groups_has_no_rows(lake, monkeypatch):
+    monkeypatch.setattr(datafiles, "ROW_GROUP_ROWS", 3)
+    snapshot = committed(lake, {"two": (bars(["A", "C"], range(3)), "1d")})
+    assert len(snapshot.select("B")) == 1
+    rows, stats = snapshot.read(symbols="B")
+    assert (rows.num_rows, stats.files, rows.schema.names) == (0, 1, snapshot.spec.schema.names)
+    assert snapshot.tail(2, "B", ["close"])[0].column_names == ["close"]
 
 
 def test_a_file_that_is_damaged_or_gone_is_one_line(snapshot):

@@ -139,11 +139,11 @@ class Failed:
     lines: list[str]
 
 
-def fail(run: Callable[[Any], int], *argv: str) -> Failed:
+def fail(run: Callable[[Any], int], *argv: str, known: tuple[type[Exception], ...] = ()) -> Failed:
     """Run a command line as ``python -m`` does."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
-        cli.run_main(run, list(argv))
+        cli.run_main(run, list(argv), known)
     assert isinstance(ended.value.code, int)
     return Failed(ended.value.code, without_progress(said.getvalue()))
 

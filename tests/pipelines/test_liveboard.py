@@ -113,7 +113,7 @@ def test_what_comes_is_shown_and_counted(store, capsys):
     show, board, _ = shown(store)
     assert board.counts() == (1, 0)
     store.write_prices(prices(price("AAPL", 438.1, T0 + 1_000_000), price("IBM", 200.0, T0)))
-    store.write_open([Flush(3, NOW, False, table(bar("AAPL", "5m", T0, 438.1)))])
+    store.write_open([Flush(3, NOW, False, False, table(bar("AAPL", "5m", T0, 438.1)))])
     store.write_closed(bars(closed("AAPL", "1m", T0), closed("IBM", "1m", T0, revision=1)), NOW)
     show.draw()
     assert board.counts() == (3, 1)
@@ -127,7 +127,7 @@ def test_an_open_bar_goes_before_the_last_closed_one(store):
     store.write_closed(bars(closed("AAPL", "5m", T0)), NOW)
     show.draw()
     assert board.bars["complete"].to_pylist() == [True]
-    store.write_open([Flush(bucket_of("AAPL"), NOW, False, table(bar("AAPL", "5m", T0 + 5 * MINUTE)))])
+    store.write_open([Flush(bucket_of("AAPL"), NOW, False, False, table(bar("AAPL", "5m", T0 + 5 * MINUTE)))])
     show.draw()
     assert board.bars["complete"].to_pylist() == [False]
 

@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from fibflow.io.aws import AwsConfig
+from fibflow.io.dynamodb import PriceTable, TickTable
+from fibflow.io.livestore import LiveStore
 from fibflow.runners.services.stack import Stack
 from fibflow.tests.io.kinesis.server import serving
 from fibflow.tests.pipelines.live import (
@@ -53,11 +56,15 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
     run = LiveRun(stack, tmp_path, market, "ticks-minutes", "minutes")
     run.create_stream()
     run.land(market.history)
-    run.submit()
+    prices = ("--dynamodb", "live-prices", "--dynamodb-ticks", "live-ticks")
+    made = run.command("pipelines.tables", *prices)
+    assert made.returncode == 0, made.stderr
+    run.submit(*prices)
     try:
         for segment in market.segments():
             run.play(segment)
         run.wait_for_end()
+        wait_until(lambda: prices_agree(run), "DynamoDB holds the last prices that Redis does")
     finally:
         run.cancel()
     found = compare(run)
@@ -68,6 +75,20 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
     assert found.unreadable == truth.broken
     assert found.ticks == truth.readable
     assert found.ticks == found.used + found.duplicates + found.late
+
+
+def prices_agree(run: LiveRun) -> bool:
+    """Whether the last prices in DynamoDB are those in Redis, and ticks of theirs are there too."""
+    aws = AwsConfig.resolve(run.env)
+    with LiveStore(run.stack.env["REDIS_URL"]) as store:
+        expected = store.last_prices()
+    names = [str(name) for name in expected["symbol"].to_pylist()]
+    found = PriceTable("live-prices", aws, timeout_s=20.0).read(names)
+    if len(names) < SYMBOLS or not found.equals(expected.cast(found.schema)):
+        return False
+    ticks = TickTable("live-ticks", aws, timeout_s=20.0).read(names[0], 0, limit=1)
+    columns = ["symbol", "ts", "price"]
+    return ticks.select(columns).to_pylist() == found.select(columns).slice(0, 1).to_pylist()
 
 
 def test_of_trades_it_is_so_through_crashes_splits_merges_and_a_savepoint(

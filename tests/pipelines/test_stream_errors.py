@@ -90,3 +90,12 @@ def test_requests_that_cannot_be_met(s3_server, tmp_path, arguments, what):
     )
     assert code != 0
     assert what in said
+
+
+def test_a_table_of_dynamodb_that_is_not_there(s3_server, tmp_path, flink):
+    s3_server.boto3_client("kinesis").create_stream(StreamName="priced", ShardCount=1)
+    given = ("--source", "kinesis://priced", "--dynamodb", "nowhere")
+    code, said = stream(s3_server, tmp_path / "lake", *given, *flink)
+    assert code == 1
+    assert "DynamoDB table nowhere: there is no such table" in said
+    assert "pipelines.tables" in said

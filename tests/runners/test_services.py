@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -315,6 +317,24 @@ def test_jars_are_laid_out_in_order_and_follow_their_originals(tmp_path):
 def test_free_ports_differ():
     ports = free_ports([f"port {number}" for number in range(50)])
     assert len(set(ports.values())) == 50
+
+
+def test_a_free_port_is_none_that_a_connection_may_get():
+    with socket.create_server((HOST, 0)) as listening:
+        ports = free_ports([f"port {number}" for number in range(50)])
+        # The system gives no lower one by itself.
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        assert listening.getsockname()[1] >= first > max(ports.values())
+
+
+def test_a_port_that_somebody_listens_on_is_not_free(monkeypatch):
+    with socket.create_server((HOST, free_ports(["taken"])["taken"])) as listening:
+        taken = listening.getsockname()[1]
+        free = free_ports(["free"])["free"]
+        monkeypatch.setattr(random.SystemRandom, "sample", lambda *_: [free, taken])
+        assert free_ports(["port"]) == {"port": free}
+        with pytest.raises(ServiceError, match=r"^no port from 10000 to \d+ is free on 127.0.0.1$"):
+            free_ports(["port", "another"])
 
 
 # --- what is not installed ----------------------------------------------------------------------

@@ -137,16 +137,24 @@ class Bucket:
         return self._keep(LiveBars(self.plan, self.cells, self.memo).take_history(element))
 
     def look(self, marker: str = "") -> tuple[bool, list[dict]] | None:
-        """Let open bars out; return whether they were all, and the bars."""
-        told = LiveBars(self.plan, self.cells, self.memo).let_out(marker)
-        if told is None:
+        """Let open bars out; return whether they were all of their kind, of any kind, and the bars."""
+        live = LiveBars(self.plan, self.cells, self.memo)
+        told = [(of_days, live.let_out(marker, of_days)) for of_days in self.plan.kinds]
+        found = [(of_days, *each) for of_days, each in told if each is not None]
+        for of_days, whole, table in found:
+            bars = dicts(table)
+            told_of = {bar["symbol"] for bar in bars}
+            assert all(bar["timeframe"].endswith("d") == of_days for bar in bars)
+            self.seen = {
+                name: bar
+                for name, bar in self.seen.items()
+                if name[1].endswith("d") != of_days or (not whole and name[0] not in told_of)
+            }
+            self.seen.update((key(bar), bar) for bar in bars)
+            assert len(bars) == len({key(bar) for bar in bars})
+        if not found:
             return None
-        whole, bars = told[0], dicts(told[1])
-        told_of = {bar["symbol"] for bar in bars}
-        self.seen = {name: bar for name, bar in self.seen.items() if not whole and name[0] not in told_of}
-        self.seen.update((key(bar), bar) for bar in bars)
-        assert len(bars) == len({key(bar) for bar in bars})
-        return whole, bars
+        return any(whole for _, whole, _ in found), [bar for *_, bars in found for bar in dicts(bars)]
 
     def fire(self) -> Output:
         """Fire the timer."""

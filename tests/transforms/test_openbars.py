@@ -151,8 +151,9 @@ class Marker:
 class Paced:
     """One key of the DoFn, its state and its timers, at a time that only goes on when told to."""
 
-    def __init__(self, marker: Marker | None = None) -> None:
+    def __init__(self, marker: Marker | None = None, timeframes: str = "1m,5m") -> None:
         self.now = 1_000.0
+        self.spec = BarSpec(parse_timeframes(timeframes), XNYS)
         self.marker = marker
         self.cells = MemoryCells()
         self.clocks = Value()
@@ -163,7 +164,7 @@ class Paced:
     def start(self) -> None:
         """A worker's own instance, as after a restore: state and timers stay."""
         pace = Pace(marker=self.marker, clock=lambda: self.now)
-        self.fn = LiveBarsFn(SPEC, StreamPolicy(), pace)
+        self.fn = LiveBarsFn(self.spec, StreamPolicy(), pace)
         self.fn.setup()
 
     def states(self, *more: str) -> dict[str, Any]:
@@ -195,7 +196,7 @@ class Paced:
 
     def fire(self, name: str) -> list[Flush]:
         self.timers[name].at = None
-        more = ("check",) if name == "check" else ()
+        more = (name,)
         return self._out(getattr(self.fn, f"on_{name}")(7, **self.states(*more)))
 
     def _out(self, made: Any) -> list[Flush]:
@@ -219,6 +220,49 @@ def test_the_first_change_goes_out_at_once_and_the_next_ones_together():
     assert second.stamp == first.stamp + 250_000
     assert paced.wait(100) == []
     assert [flush.whole for flush in paced.come("A", 4.0)] == [False]
+
+
+def test_days_go_out_apart_and_less_often():
+    paced = Paced(timeframes="1m,1d")
+    first = paced.come("A", 1.0)
+    assert [(flush.of_days, flush.whole, len(flush.bars)) for flush in first] == [
+        (False, True, 1),
+        (True, True, 1),
+    ]
+    assert first[1].stamp == first[0].stamp + 1
+    assert paced.come("A", 2.0) == []
+    assert [flush.of_days for flush in paced.wait(0.25)] == [False]
+    assert paced.wait(0.7) == []
+    (of_days,) = paced.wait(0.1)
+    assert (of_days.of_days, of_days.whole, dicts(of_days.bars)[0]["close"]) == (True, False, 2.0)
+    assert paced.wait(100) == []
+
+
+def test_a_minute_that_ended_sends_no_days():
+    paced = Paced(timeframes="1m,1d")
+    paced.come("A", 1.0)
+    paced.now += 10
+    assert [(flush.of_days, flush.whole) for flush in paced.close(OPEN + MINUTE)] == [(False, True)]
+
+
+def test_a_timer_that_fires_before_its_time_lets_all_out():
+    """A runner that drains fires at once what it is given."""
+    paced = Paced(timeframes="1m,1d")
+    paced.come("A", 1.0)
+    assert paced.come("A", 2.0) == []
+    assert [flush.of_days for flush in paced.fire("flush")] == [False, True]
+    assert paced.timers["flush"].at is None
+
+
+def test_a_timer_of_days_gives_way_to_minutes():
+    paced = Paced(timeframes="1m,1d")
+    paced.come("A", 1.0)
+    paced.now += 0.3
+    assert [flush.of_days for flush in paced.come("A", 2.0)] == [False]
+    assert paced.timers["flush"].at == int(1_001e6)
+    assert paced.come("A", 3.0) == []
+    assert [flush.of_days for flush in paced.wait(0.26)] == [False]
+    assert [flush.of_days for flush in paced.wait(1)] == [True]
 
 
 def test_a_change_after_the_interval_takes_along_what_waits():
@@ -313,12 +357,12 @@ def test_nobody_asks_and_nothing_is_kept():
     paced.fn = fn
     assert paced.come("A", 1.0) == []
     assert paced.timers["flush"].at is None
-    assert fn._memos.take(7).changed == []
+    assert [news.changed for news in fn._memos.take(7).news] == [[], []]
 
 
 def test_without_an_interval_each_change_goes_out():
     paced = Paced()
-    paced.fn = LiveBarsFn(SPEC, StreamPolicy(), Pace(0, clock=lambda: paced.now))
+    paced.fn = LiveBarsFn(SPEC, StreamPolicy(), Pace(0, 0, clock=lambda: paced.now))
     paced.fn.setup()
     assert [closes(flush) for at in (1.0, 2.0) for flush in paced.come("A", at)] == [
         [("A", 1.0)],
