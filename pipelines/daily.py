@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -25,13 +26,14 @@ from typing import Any
 from rich.console import Console
 
 from fibflow.io.aws import AwsConfig, AwsError
+from fibflow.io.dailyend import DailyEnd
 from fibflow.io.failpoints import hit
 from fibflow.io.files import InputError
 from fibflow.io.lake import Lake
 from fibflow.io.lease import locked
 from fibflow.io.notices import NoticeError, publish, region_of
 from fibflow.io.postgres import PostgresError
-from fibflow.io.storage import LakeError
+from fibflow.io.storage import LakeError, Storage
 from fibflow.io.vendor.access import KEY_VARIABLES
 from fibflow.pipelines import cli, runner, vendors
 from fibflow.pipelines.nightly.changes import Named, Told, name_changes
@@ -146,11 +148,20 @@ def _carry_out(lake: Lake, nightly: Nightly, names: Sequence[str], rows: list[tu
     if problem is None and until != since:
         until.write(lake)
     why = "; ".join(filter(None, (line_of(outcomes), problem)))
+    _note(lake, nightly, failed=bool(why))
     if not why:
         return cli.OK
     if problem is None and all(outcome.usage for outcome in outcomes if outcome.state is State.FAILED):
         raise cli.UsageError(why)
     raise DailyError(why)
+
+
+def _note(lake: Lake, nightly: Nightly, failed: bool) -> None:
+    """Note how the run ended, for who watches; where it failed, that this fails too changes nothing."""
+    place = Storage(lake.uri, lake.aws)
+    with suppress(LakeError) if failed else nullcontext():
+        succeeded = DailyEnd.read(place).succeeded if failed else nightly.now()
+        DailyEnd(succeeded, nightly.differences).write(place)
 
 
 def _checked(args: argparse.Namespace) -> list[str]:

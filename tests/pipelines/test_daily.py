@@ -21,10 +21,11 @@ import pyarrow.compute
 import pytest
 
 from fibflow.io import tables
+from fibflow.io.dailyend import DailyEnd
 from fibflow.io.lease import locked
 from fibflow.io.reference import SYMBOLS, read_reference
 from fibflow.io.referencechanges import read_changes
-from fibflow.io.storage import LakeError
+from fibflow.io.storage import LakeError, Storage
 from fibflow.pipelines import daily
 from fibflow.pipelines.nightly import steps as steps_
 from fibflow.pipelines.nightly.order import Did, State, Step, carry_out, line_of
@@ -171,6 +172,7 @@ def test_again_and_over_a_holiday_there_is_nothing_to_do(evening, capsys):
         assert rows["nothing to do"] == "no session is new, and nothing changed"
         assert all(rows[step].startswith("nothing to do") for step in NEEDS if step != "postgres")
         assert evening.versions() == versions
+        assert DailyEnd.read(Storage(evening.lake.uri)) == DailyEnd(now, 0)
     calls = evening.vendor.names
     # The last five sessions for corrections, and no list of what is gone.
     assert calls["grouped"] == 10
@@ -302,6 +304,8 @@ def test_a_vendor_that_is_away_fails_its_steps_only_and_people_are_told(
         f"pathlib.Path({str(tmp_path / 'hooked')!r}).write_text(said)\n"
     )
     evening.vendor.order("401", path="*")
+    before = DailyEnd.read(Storage(evening.lake.uri))
+    assert before.succeeded is not None
     try:
         failed = failing(
             *evening.line(
@@ -312,6 +316,7 @@ def test_a_vendor_that_is_away_fails_its_steps_only_and_people_are_told(
     finally:
         evening.vendor.clear()
     assert failed.code == 1
+    assert DailyEnd.read(Storage(evening.lake.uri)) == before
     why = failed.lines[-1]
     assert "reference failed: " in why
     assert "; backfill failed: " in why
