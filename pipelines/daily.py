@@ -1,6 +1,6 @@
 """What runs every evening: ``python -m pipelines.daily``.
 
-Reference data, backfill, load, batch, reconcile, maintain and, where asked for, PostgreSQL: one command, one
+Reference data, backfill, load, batch, reconcile, maintain, where asked for PostgreSQL, and a report: one command, one
 exit code. Safe to run twice, late, over a holiday, while a stream writes, and to kill: run it again. The
 vendor's key comes from ``MASSIVE_API_KEY`` or ``POLYGON_API_KEY``, or from a file.
 
