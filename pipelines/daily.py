@@ -1,8 +1,9 @@
 """What runs every evening: ``python -m pipelines.daily``.
 
-Reference data, backfill, load, batch, reconcile, maintain, where asked for PostgreSQL, and a report: one command, one
-exit code. Safe to run twice, late, over a holiday, while a stream writes, and to kill: run it again. The
-vendor's key comes from ``MASSIVE_API_KEY`` or ``POLYGON_API_KEY``, or from a file.
+Reference data, backfill, load, batch, reconcile, maintain, where asked for PostgreSQL, and a report on the
+data's quality: one command, one exit code. Safe to run twice, late, over a holiday, while a stream writes,
+and to kill: run it again. The vendor's key comes from ``MASSIVE_API_KEY`` or ``POLYGON_API_KEY``, or from a
+file.
 
     python -m pipelines.daily --lake lake --raw raw --from 2023-01-03
     python -m pipelines.daily --lake lake --raw raw --postgres --notify arn:aws:sns:us-east-1:123456789012:ops
