@@ -30,7 +30,8 @@ from rich.table import Table
 
 from fibflow.io.alerts import importing
 from fibflow.io.alerts.model import ZONE, Alert
-from fibflow.io.alerts.predecessor import ALIASES, CONFIG, HISTORY, Reading, understood
+from fibflow.io.alerts.predecessor import Reading, understood
+from fibflow.io.alerts.predecessorwords import ALIASES, CONFIG, HISTORY
 from fibflow.io.alerts.scan import scan
 from fibflow.io.alerts.store import AlertStore
 from fibflow.io.aws import AwsConfig

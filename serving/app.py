@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import fibflow
 from fibflow.io.lake import Lake
+from fibflow.io.storage import Storage
 from fibflow.serving import cli, errors, health, openapi, probes
 from fibflow.serving.access import Gate
 from fibflow.serving.alerts import routes as alerts
@@ -128,7 +129,7 @@ def make_services(settings: Settings, clock: Callable[[], datetime]) -> Services
     reference = Reference(lake, settings.refresh_s)
     history = History(lake, settings.refresh_s, reference.splits, settings.cache_mb, clock)
     prices = Prices(settings, history, clock)
-    desk = AlertDesk(settings.postgres, clock)
+    desk = AlertDesk(settings.postgres, clock, Storage(settings.lake, settings.aws))
     pool = ThreadPoolExecutor(settings.threads, "read")
 
     async def alone(symbol: str) -> Found:

@@ -90,6 +90,8 @@ def of_validation(error: RequestValidationError) -> Problem:
     first = found[0] if found else {"loc": ("request",), "msg": "cannot be read", "type": ""}
     place, *rest = [str(part) for part in first["loc"]] or ["request"]
     message = str(first["msg"])
+    if first["type"] == "model_attributes_type" and place == "body" and not rest:
+        message = "send a JSON object, with Content-Type: application/json"
     name = ".".join(rest) or place
     missing = first["type"] == "missing"
     value = first.get("input")

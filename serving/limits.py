@@ -20,6 +20,7 @@ BODY = 1 << 20
 LARGER = {"/v1/alerts/bulk": 8 << 20}
 #: How many parameters a query may have.
 PARAMETERS = 100
+_READING = ("GET", "HEAD", "OPTIONS")
 _HIDDEN = re.compile(rb"[\x00-\x20\x7f]|%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
 _HIDDEN_TEXT = re.compile(r"[\x00-\x1f\x7f]")
 _UPWARDS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
@@ -39,7 +40,7 @@ class Limits:
     Args:
         app: what answers the others.
         hosts: names under which the server may be asked, without ports; empty for any.
-        origins: of other sites whose pages may open WebSockets; ``*`` for all.
+        origins: of other sites whose pages may open WebSockets, and change things; ``*`` for all.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
@@ -63,7 +64,7 @@ class Limits:
             else:
                 await response(problem, request_id_of(scope))(scope, receive, send)
             return
-        if kind == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if kind == "websocket" or scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
         await self._app(scope, _counted(receive, most_of(scope)), send)
@@ -102,8 +103,11 @@ class Limits:
                 raise BodyTooLarge(most_of(scope))
         if self._hosts and _name(host) not in self._hosts:
             raise Problem(421, "this server answers to its own name only: use localhost", "wrong_host")
-        if scope["type"] == "websocket" and origin and not self._same(origin.decode("latin-1"), host):
-            raise Problem(403, "pages of this origin may not open a WebSocket here", "wrong_origin")
+        # A browser asks nobody before it sends some of these, to an open server of this machine too.
+        changes = scope["type"] == "websocket" or scope["method"] not in _READING
+        if changes and origin and not self._same(origin.decode("latin-1"), host):
+            what = "open a WebSocket" if scope["type"] == "websocket" else "change anything"
+            raise Problem(403, f"pages of this origin may not {what} here", "wrong_origin")
 
     def _same(self, origin: str, host: bytes) -> bool:
         if "*" in self._origins or origin in self._origins:

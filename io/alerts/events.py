@@ -28,6 +28,9 @@ ORDER BY position LIMIT %s
 """
 _DELIVERY = "id, event, destination, state, attempts, due, last_error, finished"
 _DELIVERIES = f"SELECT {', '.join(f'd.{name}' for name in _DELIVERY.split(', '))} FROM alert_deliveries AS d"
+_PLACE = """
+SELECT e.position, -d.id FROM alert_deliveries AS d JOIN alert_events AS e ON e.id = d.event WHERE d.id = %s
+"""
 _TRIES = "SELECT delivery, at, status, error, took_ms FROM alert_tries WHERE delivery = ANY (%s) ORDER BY id"
 _TEST = f"""
 INSERT INTO alert_events (id, alert, owner, version, symbol, ts, price, level, operator, note, test)
@@ -87,7 +90,9 @@ def last_position(cursor: Any) -> int:
     return int(cursor.fetchone()[0])
 
 
-def deliveries(cursor: Any, owner: str, event: str | None, alert: int | None, limit: int) -> list[Delivery]:
+def deliveries(
+    cursor: Any, owner: str, event: str | None, alert: int | None, behind: int | None, limit: int
+) -> list[Delivery]:
     """Return an owner's deliveries with their tries; see ``AlertStore.deliveries``."""
     where: list[str] = ["e.owner = %s"]
     values: list[Any] = [owner]
@@ -97,6 +102,9 @@ def deliveries(cursor: Any, owner: str, event: str | None, alert: int | None, li
     if alert is not None:
         where.append("e.alert = %s")
         values.append(writing.get(cursor, owner, alert, ended=True).id)
+    if behind is not None:
+        where.append(f"(e.position, -d.id) < ({_PLACE})")
+        values.append(behind)
     cursor.execute(
         f"{_DELIVERIES} JOIN alert_events AS e ON e.id = d.event WHERE {' AND '.join(where)} "
         "ORDER BY e.position DESC, d.id LIMIT %s",

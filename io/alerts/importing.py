@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from fibflow.io.alerts.model import Imported, Past
-from fibflow.io.alerts.predecessor import CONFIG, HISTORY, Reading, Refused
+from fibflow.io.alerts.predecessor import Reading, Refused
+from fibflow.io.alerts.predecessorwords import CONFIG, HISTORY
 from fibflow.io.alerts.scan import Item
 from fibflow.io.alerts.store import AlertStore
 

@@ -154,15 +154,28 @@ class OutwardStore:
             return events.last_position(cursor)
 
     def deliveries(
-        self, owner: str, *, event: str | None = None, alert: int | None = None, limit: int = 100
+        self,
+        owner: str,
+        *,
+        event: str | None = None,
+        alert: int | None = None,
+        behind: int | None = None,
+        limit: int = 100,
     ) -> list[Delivery]:
         """Return deliveries with their tries, those of the newest event first.
+
+        Args:
+            owner: whose.
+            event: of this one only.
+            alert: of this one only; it may have been deleted.
+            behind: id of a delivery, from which to go on.
+            limit: at most so many.
 
         Raises:
             NotFound: there is no such event or alert.
         """
         with self._transaction() as cursor:
-            return events.deliveries(cursor, owner, event, alert, limit)
+            return events.deliveries(cursor, owner, event, alert, behind, limit)
 
     def test_fire(
         self,

@@ -17,77 +17,23 @@ from decimal import Decimal
 from typing import Any
 
 from fibflow.io.alerts.model import ACTIVE, FIRED, PAUSED, Imported, Past
+from fibflow.io.alerts.predecessorwords import (
+    ALIASES,
+    BY_SENSE,
+    ENDED,
+    FREQUENCY_WORDS,
+    OPERATOR_WORDS,
+    PERCENTISH,
+    PERCENTS,
+    PRICES,
+    SENSES,
+    STATE_WORDS,
+    STATES,
+    TELLING,
+)
 from fibflow.io.alerts.rows import check, keepable, storable
-from fibflow.transforms.alerts.definition import FREQUENCIES, OPERATORS, Definition, DefinitionError
+from fibflow.transforms.alerts.definition import Definition, DefinitionError
 
-CONFIG, HISTORY = "config", "history"
-_SHARED = {
-    "owner": ("user_id", "owner", "owner_id", "user", "username", "account_id", "customer_id", "email"),
-    "symbol": ("symbol", "ticker", "stock_symbol", "sym"),
-    "operator": ("condition", "operator", "condition_type", "alert_type", "comparison", "direction", "type"),
-    "note": ("note", "notes", "message", "description", "name", "label"),
-}
-_VALUES = ("threshold", "threshold_price", "price_threshold", "threshold_value", "target_price", "target")
-_PERCENTS = ("percent", "percentage", "percent_threshold", "threshold_percent")
-#: Names of values that a percentage cannot have.
-_PRICES = ("threshold_price", "price_threshold", "target_price", "price")
-#: By table and by what we make of them, the attributes that are looked for.
-ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
-    CONFIG: {
-        "id": ("alert_id", "id", "alert", "config_id"),
-        **_SHARED,
-        "value": (*_PERCENTS, *_VALUES, "value", "price"),
-        "reference_price": ("reference_price", "base_price", "price_at_creation", "initial_price"),
-        "state": ("status", "state", "alert_status", "is_active", "active", "enabled", "is_enabled"),
-        "frequency": ("frequency", "repeat", "recurring", "is_recurring", "trigger_type"),
-        "cooldown": ("cooldown_seconds", "cooldown_s", "cooldown"),
-        "created": ("created_at", "created", "created_on", "creation_date", "timestamp"),
-        "fired": ("triggered_at", "last_triggered_at", "last_triggered", "fired_at", "last_fired"),
-        "firings": ("trigger_count", "triggered_count", "times_triggered"),
-        "expires": ("expires_at", "expires", "expiration", "expiry", "valid_until"),
-    },
-    HISTORY: {
-        "id": ("history_id", "event_id", "trigger_id", "notification_id", "id"),
-        "alert": ("alert_id", "alert", "config_id"),
-        **_SHARED,
-        "ts": ("triggered_at", "fired_at", "trigger_time", "timestamp", "ts", "created_at", "sent_at"),
-        "price": ("triggered_price", "trigger_price", "price_at_trigger", "current_price", "price"),
-        "level": (*_VALUES, "value"),
-    },
-}
-#: What the predecessor's words say, beside our own.
-OPERATOR_WORDS = {
-    **{name: name for name in OPERATORS},
-    **dict.fromkeys(
-        ("price_above", "gt", ">", "gte", ">=", "ge", "greater_than", "greater", "over", "up"), "above"
-    ),
-    **dict.fromkeys(
-        ("price_below", "lt", "<", "lte", "<=", "le", "less_than", "less", "under", "down"), "below"
-    ),
-    **dict.fromkeys(("crosses_above", "cross_above", "crossing_up", "rises_above", "cross_up"), "crosses_up"),
-    **dict.fromkeys(
-        ("crosses_below", "cross_below", "crossing_down", "falls_below", "drops_below", "cross_down"),
-        "crosses_down",
-    ),
-    **dict.fromkeys(("cross", "crossing"), "crosses"),
-    **dict.fromkeys(
-        ("percent_change", "pct_change", "percentage_change", "change_percent", "percentage", "pct", "%"),
-        "percent",
-    ),
-    **dict.fromkeys(("percent_increase", "pct_up", "percentage_increase", "percent_gain"), "percent_up"),
-    **dict.fromkeys(("percent_decrease", "pct_down", "percentage_decrease", "percent_loss"), "percent_down"),
-}
-#: Of each of ours, how it looks at prices and which way; and back. Several words tell one together where they
-#: say the same, or one what the other leaves open.
-_SENSES = {
-    **{"above": ("", "up"), "below": ("", "down"), "crosses": ("crosses", "")},
-    **{"crosses_up": ("crosses", "up"), "crosses_down": ("crosses", "down"), "percent": ("percent", "")},
-    **{"percent_up": ("percent", "up"), "percent_down": ("percent", "down")},
-}
-_OPERATORS = {sense: name for name, sense in _SENSES.items()}
-#: Attributes and words that cannot be passed over where others are known: they would change what is meant.
-_TELLING = ("direction", "comparison")
-_PERCENTISH = re.compile(r"percent|pct|%")
 #: The longest id or name of an owner, in bytes: more does not go into an index.
 _LONGEST_ID = 1_024
 #: More often than this nothing has fired.
@@ -98,21 +44,6 @@ _DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _SEVERAL = ("operator", "state")
 #: Of an item, by ours: attributes with what they hold, the first one first.
 Parts = Mapping[str, list[tuple[str, Any]]]
-_ENDED = "ended"
-_STATE_WORDS = {
-    **dict.fromkeys(("true", "1", "yes", "on", "active", "enabled", "pending", "armed"), ACTIVE),
-    **dict.fromkeys(("false", "0", "no", "off", "inactive", "disabled", "paused", "snoozed"), PAUSED),
-    **dict.fromkeys(("triggered", "fired", "completed", "done", "sent"), FIRED),
-    **dict.fromkeys(("deleted", "expired", "cancelled", "canceled", "archived"), _ENDED),
-}
-#: Of several attributes that tell a state, the one that says most counts.
-_STATES = (_ENDED, FIRED, PAUSED, ACTIVE)
-_FREQUENCY_WORDS = {
-    **{name: name for name in FREQUENCIES if name != "bar"},
-    **dict.fromkeys(("false", "0", "no", "one_time", "onetime", "single", "never"), "once"),
-    **dict.fromkeys(("true", "1", "yes", "always", "recurring", "repeat", "every"), "every_time"),
-    **dict.fromkeys(("once_per_day", "once_a_day", "day"), "daily"),
-}
 
 
 class Refused(ValueError):
@@ -257,7 +188,7 @@ class Reading:
     def _tells(self, name: str, value: Any) -> bool:
         """Return whether a word says, or is to say, what an alert waits for."""
         word = _word(value)
-        return word in self._words or _folded(name) in _TELLING or _PERCENTISH.search(word) is not None
+        return word in self._words or _folded(name) in TELLING or PERCENTISH.search(word) is not None
 
     def _is_percent(self, parts: Parts) -> bool:
         words = (self._words.get(_word(value), "") for _, value in parts.get("operator", []))
@@ -270,17 +201,17 @@ class Reading:
         if strange := [str(value)[:60] for _, value in told if _word(value) not in self._words]:
             shown = f"its condition {strange[0]!r} is not known"
             raise Refused(f"{shown}: say what it is with --condition OURS=THEIRS")
-        senses = [_SENSES[self._words[_word(value)]] for _, value in told]
+        senses = [SENSES[self._words[_word(value)]] for _, value in told]
         kinds, ways = ({sense[part] for sense in senses if sense[part]} for part in (0, 1))
         if len(kinds) > 1 or len(ways) > 1:
             names = " and ".join(name for name, _ in told)
             raise Refused(f"its {names} contradict each other: name the right one with --column operator=")
-        return _OPERATORS[max(kinds, default=""), max(ways, default="")]
+        return BY_SENSE[max(kinds, default=""), max(ways, default="")]
 
 
 def _values(held: list[tuple[str, Any]], is_percent: bool) -> list[tuple[str, Any]]:
     """Return of attributes with values those that can be of a percentage, or of a price."""
-    others = {_folded(name) for name in (_PRICES if is_percent else _PERCENTS)}
+    others = {_folded(name) for name in (PRICES if is_percent else PERCENTS)}
     return [each for each in held if _folded(each[0]) not in others]
 
 
@@ -356,12 +287,12 @@ def _read_instant(value: Any) -> datetime | None:
 def _state(parts: Parts, once: bool, has_fired: bool) -> str:
     told = []
     for name, value in parts.get("state", []):
-        if (state := _STATE_WORDS.get(_word(value))) is None:
+        if (state := STATE_WORDS.get(_word(value))) is None:
             raise Refused(f"its {name} is not known: {str(value)[:60]!r}")
         # One that fires again and again waits on.
         told.append(ACTIVE if state == FIRED and not once else state)
-    found = min(told, key=_STATES.index, default=ACTIVE)
-    if found == _ENDED:
+    found = min(told, key=STATES.index, default=ACTIVE)
+    if found == ENDED:
         raise Refused("it was deleted, or has expired")
     return FIRED if found == PAUSED and once and has_fired else found
 
@@ -370,7 +301,7 @@ def _frequency(parts: Parts) -> str:
     if "frequency" not in parts:
         return "once"
     name, value = parts["frequency"][0]
-    if (found := _FREQUENCY_WORDS.get(_word(value))) is None:
+    if (found := FREQUENCY_WORDS.get(_word(value))) is None:
         raise Refused(f"its {name} is not known: {str(value)[:60]!r}")
     return found
 

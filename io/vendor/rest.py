@@ -1,4 +1,4 @@
-"""The vendor's REST interface: raw bars and reference data as Arrow tables, paced, and asked again."""
+"""The vendor's REST interface: raw bars, reference data and news as Arrow tables and objects."""
 
 from __future__ import annotations
 
@@ -7,89 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute
-import urllib3
 
 from fibflow.io.vendor import answers
-from fibflow.io.vendor.answers import parsed, told
-from fibflow.io.vendor.errors import (
-    NoAccess,
-    NotFound,
-    Passing,
-    Unreachable,
-    VendorAway,
-    VendorError,
-    WrongKey,
-)
-from fibflow.io.vendor.pace import Rate, backoff, retry_after
+from fibflow.io.vendor.calls import Calls, Connection
+from fibflow.io.vendor.errors import NotFound, Passing, VendorError
+from fibflow.io.vendor.pace import Rate
 
 # The stubs know too few types of columns.
 pc: Any = pyarrow.compute
 
-T = TypeVar("T")
-
 #: Bars a page, and rows of reference data: the most that the vendor gives.
 BARS_A_PAGE = 50_000
 ROWS_A_PAGE = 1_000
-#: A wait that the vendor asks for beyond this is not waited for, seconds.
-LONGEST_PATIENCE_S = 300.0
-#: Attempts at one answer; fewer where the vendor was never reached.
-ATTEMPTS, ATTEMPTS_TO_REACH = 8, 3
-
-_MOST_PAGES = 100_000
 #: So often in a row a page of news that lacks some is asked for again.
 _SHORT_PAGES = 2
-_LONGEST_SAID = 240
-_LATER = "run again later"
-# Other answers than these come again however often one asks.
-_PASSING = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504})
-
-
-class _Answer(NamedTuple):
-    """A good answer, as the official client hands it on."""
-
-    status: int
-    data: bytes
-
-
-class _Connection:
-    """The official client's connection pool, in which each request waits its turn and is one attempt."""
-
-    def __init__(self, pool: Any, rate: Rate, now: Callable[[], datetime]) -> None:
-        self._pool, self._rate, self._now = pool, rate, now
-        self._lock = threading.Lock()
-        self.calls = 0
-        self.reached = False
-
-    def request(self, method: str, url: str, fields: Any = None, headers: Any = None) -> _Answer:
-        self._rate.take()
-        with self._lock:
-            self.calls += 1
-        try:
-            found = self._pool.request(method, url, fields=fields, headers=headers)
-        except urllib3.exceptions.HTTPError as error:
-            raise Passing(_reason(error), reached=False) from None
-        self.reached = True
-        if found.status == 200:
-            return _Answer(200, found.data)
-        said = told(found.data)
-        if found.status == 401:
-            raise WrongKey(said)
-        if found.status == 403:
-            raise NoAccess(said)
-        if found.status == 404:
-            raise NotFound(said)
-        if found.status not in _PASSING:
-            raise VendorError(f"answered {found.status}{f' ({said})' if said else ''}")
-        wait = retry_after(found.headers.get("Retry-After"), self._now)
-        if wait is not None and wait <= LONGEST_PATIENCE_S:
-            # It holds for the key, so for all threads.
-            self._rate.pause(wait)
-        raise Passing(f"answered {found.status}{f' ({said})' if said else ''}", reached=True, wait=wait)
 
 
 class Vendor:
@@ -126,9 +62,8 @@ class Vendor:
         from massive import RESTClient
 
         self.url = url
-        self._secret = key
         self._closed = threading.Event()
-        self._sleep, self._dice = sleep or self._wait, dice or random.Random()
+        sleep = sleep or self._wait
         client = RESTClient(
             api_key=key,
             base=url,
@@ -139,9 +74,10 @@ class Vendor:
             # It would ask again by itself, past the rate and the count, and follow to other servers.
             connection_pool_kw={"retries": False},
         )
-        self._connection = _Connection(client.client, Rate(rate, clock, self._sleep), now)
-        client.client = self._connection
+        connection = Connection(client.client, Rate(rate, clock, sleep), now)
+        client.client = connection
         self._client = client
+        self._calls = Calls(connection, url, key, client.headers, sleep, dice or random.Random())
 
     def __repr__(self) -> str:
         return f"Vendor({self.url!r})"
@@ -157,11 +93,11 @@ class Vendor:
     @property
     def calls(self) -> int:
         """How many requests were made, failed attempts included."""
-        return self._connection.calls
+        return self._calls.made
 
     def grouped_daily(self, day: date) -> pa.Table:
         """Return the daily bars of all symbols on a date, BARS; none where the vendor has none (yet)."""
-        return self._ask(
+        return self._calls.ask(
             f"daily bars of {day}",
             lambda: self._client.get_grouped_daily_aggs(day.isoformat(), adjusted=False, raw=True),
             lambda body: answers.bars(body, None),
@@ -238,7 +174,7 @@ class Vendor:
             return answers.table([found], answers.TICKERS, answers.TICKER_NAMES)
 
         try:
-            return self._ask(
+            return self._calls.ask(
                 f"details of {symbol}",
                 lambda: self._client.get_ticker_details(
                     quote(symbol, safe=""), date=day and day.isoformat(), raw=True
@@ -265,7 +201,7 @@ class Vendor:
             return answers.table(flat, answers.EVENTS, {})
 
         try:
-            return self._ask(
+            return self._calls.ask(
                 f"events of {symbol}",
                 lambda: self._client.get_ticker_events(
                     quote(symbol, safe=""), types="ticker_change", raw=True
@@ -329,7 +265,7 @@ class Vendor:
             short = 0
             return found
 
-        return self._each_page("news", page, read)
+        return self._calls.pages("news", page, read)
 
     def _range(self, what: str, symbol: str, span: str, first: str | int, last: str | int) -> pa.Table:
         def page() -> Any:
@@ -355,100 +291,4 @@ class Vendor:
 
     def _pages(self, what: str, page: Callable[[], Any], read: Callable[[Any], pa.Table]) -> list[pa.Table]:
         """Return what each page of an answer holds."""
-        return list(self._each_page(what, page, read))
-
-    def _each_page(self, what: str, page: Callable[[], Any], read: Callable[[Any], T]) -> Iterator[T]:
-        """Yield what each page of an answer holds; a page that fails is asked for again, alone."""
-        seen: set[str] = set()
-        ask = page
-        while True:
-            found, following = self._ask(what, ask, lambda body: (read(body), _following(body)))
-            yield found
-            if following is None:
-                return
-            if following in seen or len(seen) >= _MOST_PAGES:
-                raise VendorError(f"{what}: the vendor's pages lead in a circle: {_LATER}")
-            seen.add(following)
-
-            def ask(path: str = following) -> Any:
-                return self._connection.request("GET", self.url + path, headers=self._client.headers)
-
-    def _ask(self, what: str, call: Callable[[], Any], read: Callable[[Any], T]) -> T:
-        """Return what an answer reads as, asking until there is a good one.
-
-        Raises:
-            WrongKey, NoAccess, NotFound, VendorError: the vendor refuses.
-            VendorAway: it never gave a good answer.
-        """
-        failed = 0
-        while True:
-            try:
-                return read(parsed(call().data))
-            except Passing as error:
-                failed += 1
-                patience = ATTEMPTS if self._connection.reached else ATTEMPTS_TO_REACH
-                if failed >= patience or (error.wait or 0.0) > LONGEST_PATIENCE_S:
-                    raise self._final(what, error, failed) from None
-                self._sleep(backoff(failed, self._dice))
-            except WrongKey as error:
-                said = self._scrubbed(str(error))
-                raise WrongKey(
-                    f"{self.url} refuses the key{f' ({said})' if said else ''}: "
-                    "set MASSIVE_API_KEY, POLYGON_API_KEY or --key-file to one that is valid"
-                ) from None
-            except NoAccess as error:
-                said = self._scrubbed(str(error))
-                raise NoAccess(
-                    f"{what}: the key's plan does not include them{f' ({said})' if said else ''}: "
-                    "ask for less (--from), or change the plan"
-                ) from None
-            except NotFound as error:
-                raise NotFound(f"{what}: {self.url} knows none ({self._scrubbed(str(error))})") from None
-            except VendorError as error:
-                raise VendorError(f"{what}: {self.url} {self._scrubbed(str(error))}") from None
-
-    def _final(self, what: str, error: Passing, failed: int) -> VendorAway:
-        if not self._connection.reached:
-            return Unreachable(
-                f"{self.url} cannot be reached: it {error}, {failed} times: "
-                "check the network, and the address (--vendor-url)"
-            )
-        why = self._scrubbed(str(error))
-        if error.wait is not None and error.wait > LONGEST_PATIENCE_S:
-            return VendorAway(f"{what}: {self.url} {why} and asks to wait {error.wait:.0f} s: {_LATER}")
-        return VendorAway(f"{what}: {self.url} {why}, the last of {failed} attempts: {_LATER}")
-
-    def _scrubbed(self, text: str) -> str:
-        """Return what somebody else said, without the key, and then no longer than a line is read."""
-        said = " ".join(text.replace(self._secret, "***").split())
-        return said if len(said) <= _LONGEST_SAID else f"{said[:_LONGEST_SAID]}..."
-
-
-def _following(body: Any) -> str | None:
-    """Return path and query of the next page, None after the last one."""
-    given = body.get("next_url")
-    if given is None:
-        return None
-    try:
-        parts = urlsplit(given) if isinstance(given, str) else None
-    except ValueError:
-        parts = None
-    # Behind our address another path could name another server, which would get the key.
-    if parts is None or not parts.path.startswith("/"):
-        raise Passing("answered with a next page that is no address", reached=True)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
-
-
-def _reason(error: Exception) -> str:
-    """Return why there was no answer, without addresses."""
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return "has a name that is not known here"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return "takes no connection"
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "did not answer in time"
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return "has no certificate that is trusted here"
-    if isinstance(error, urllib3.exceptions.DecodeError):
-        return "sent an answer that cannot be decompressed"
-    return "cut the connection"
+        return list(self._calls.pages(what, page, read))

@@ -51,6 +51,9 @@ def problem_of(description: str) -> dict[str, Any]:
 
 #: Of what changes something.
 CONFLICT: dict[int | str, Any] = {409: problem_of("It does not go with what is there; detail says why.")}
+TOO_MANY_TESTS: dict[int | str, Any] = {
+    429: problem_of("The key is asked too often, or fired too many tests within a minute.")
+}
 
 
 def made(description: str, model: type) -> dict[int | str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -57,7 +59,10 @@ def _within(value: datetime) -> datetime:
 
 
 def _id_of(value: Any) -> Any:
-    return str(value) if type(value) is int and value >= 0 else value
+    text = str(value) if type(value) is int else value
+    if not (isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text)):
+        raise ValueError("give the id of a destination, such as 12: /v1/alert-destinations lists yours")
+    return text
 
 
 def _shallow(value: Any) -> Any:
@@ -161,6 +166,10 @@ class AlertBody(BaseModel):
     note: str = Field("", description=_NOTE, max_length=LONGEST_NOTE)
     destinations: list[Id] = Field([], description=_DESTINATIONS, max_length=MOST_DESTINATIONS)
     bars: Bars = Field(None, description=_BARS)
+
+    def same(self) -> bytes:
+        """Return what is the same for all that ask for the same, in whatever order they say it."""
+        return json.dumps(self.model_dump(), sort_keys=True, default=str).encode()
 
     def definition(self) -> Definition:
         """Return it as alerts are kept.

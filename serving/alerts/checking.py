@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -12,7 +12,8 @@ from fibflow.io.alerts.model import ZONE, Alert
 from fibflow.io.storage import LakeError
 from fibflow.serving.live.prices import Prices
 from fibflow.serving.reference import Reference
-from fibflow.transforms.alerts.definition import Definition, DefinitionError
+from fibflow.transforms.alerts.definition import OPERATORS, PERCENTAGES, Definition, DefinitionError
+from fibflow.transforms.timeframe import Timeframe
 
 #: Of how many symbols prices are looked up for one call.
 MOST_PRICES = 1_000
@@ -26,10 +27,12 @@ class Checks:
     Attributes:
         reference: symbols and splits.
         prices: last prices.
+        made: gives the timeframes of which bars are made; None where that is not known.
     """
 
     reference: Reference
     prices: Prices
+    made: Callable[[], Sequence[Timeframe] | None]
 
     def completed(
         self, definitions: Sequence[Definition], now: datetime, own: frozenset[int] | None = None
@@ -41,7 +44,8 @@ class Checks:
             now: UTC.
             own: ids of the owner's destinations; None: they are not looked at.
         """
-        found = [_checked(one, now, own) for one in definitions]
+        made = self.made() if any(one.bars is not None for one in definitions) else None
+        found = [_checked(one, now, own, made) for one in definitions]
         right = [one for one in found if isinstance(one, Definition)]
         asked = dict.fromkeys(one.symbol for one in right if _lacks_price(one))
         unknown = self._unknown({one.symbol for one in right})
@@ -80,6 +84,7 @@ class Checks:
         before = alert.definition
         if given.get("symbol", before.symbol) != before.symbol:
             raise DefinitionError("symbol", "it stays as it is: delete this alert, and make another")
+        given = {**_left_over(before, given), **given}
         if any(given.get(name) is not None for name in _PRICES):
             # Those that were not given are of the shares of then, and the others of today's.
             scale = self.factor(before.symbol, alert.basis, now)
@@ -92,7 +97,11 @@ class Checks:
             raise DefinitionError("bars", "an alert stays on prices, or on bars: delete it, and make another")
         if "reference_price" not in given and merged.reference != before.reference:
             merged = replace(merged, reference_price=None)
-        merged.check(now)
+        # Bars that are made no more are no reason to refuse another note.
+        merged.check(now, self.made() if given.get("bars") is not None else None)
+        if merged.is_percentage != before.is_percentage and "value" not in given:
+            kinds = ("a percentage", "a price") if before.is_percentage else ("a price", "a percentage")
+            raise DefinitionError("value", f"it was {kinds[0]}, and is to be {kinds[1]}: give it anew")
         # A symbol that nobody knows any more is no reason to refuse another note.
         return self.one(merged, now) if _lacks_price(merged) else merged
 
@@ -122,11 +131,27 @@ class Checks:
         return symbols - known.keys() if known else set()
 
 
+def _left_over(before: Definition, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is taken away as it does not go with what is given, where nothing is said of it."""
+    gone: dict[str, Any] = {}
+    operator, frequency = given.get("operator"), given.get("frequency")
+    if operator in OPERATORS and OPERATORS[operator] not in PERCENTAGES:
+        gone |= {"reference": None, "reference_price": None}
+    if frequency is not None and frequency != "bar":
+        gone["timeframe"] = None
+    if frequency is not None and frequency != "every_time":
+        gone["rearm"] = 0.0
+    return {name: value for name, value in gone.items() if getattr(before, name) != value}
+
+
 def _checked(
-    definition: Definition, now: datetime, own: frozenset[int] | None
+    definition: Definition,
+    now: datetime,
+    own: frozenset[int] | None,
+    made: Sequence[Timeframe] | None,
 ) -> Definition | DefinitionError:
     try:
-        definition.check(now)
+        definition.check(now, made)
     except DefinitionError as error:
         return error
     if own is not None and (strange := [one for one in definition.destinations if one not in own]):

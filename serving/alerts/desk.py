@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from fibflow.io.alerts.model import Conflict, LimitError, NotFound
 from fibflow.io.postgres import PostgresError
+from fibflow.io.storage import Storage
 from fibflow.serving.alerts.following import Following
+from fibflow.serving.alerts.made import MadeBars
 from fibflow.serving.problems import Problem
 from fibflow.transforms.alerts.definition import DefinitionError
 
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("fibflow.serving")
 #: Of PostgreSQL: how long it may take, how many ask it at once, and how many wait for that.
 _TIMEOUT_S, _THREADS, _WAITING = 10.0, 4, 400
-#: Calls of many alerts: so many are taken at once, and so many are read and checked at once.
-_BULKS, _BULKS_READ = 16, 2
+#: Servers of names: how many are waited for at once, and how many wait for that.
+_NAMES, _NAMES_WAITING = 4, 40
+#: Calls of many alerts: so many are taken at once, of an owner, and so many are read and checked at once.
+_BULKS, _BULKS_OF_ONE, _BULKS_READ = 16, 8, 2
+#: Tests that an owner may fire within a time: each may be a call of a server that is not his.
+_TESTS, _TESTS_IN = 30, timedelta(minutes=1)
 NO_STORE = "there are no alerts here: start the server with --postgres URL, where they are kept"
 
 T = TypeVar("T")
@@ -35,17 +43,24 @@ class AlertDesk:
     Attributes:
         store: of alerts; None where the server has no PostgreSQL.
         following: what fires, for WebSockets; None likewise.
+        made: which bars the job makes.
 
     Args:
         url: of PostgreSQL; None for none.
         clock: now, UTC.
+        place: the lake's.
     """
 
-    def __init__(self, url: str | None, clock: Callable[[], datetime]) -> None:
+    def __init__(self, url: str | None, clock: Callable[[], datetime], place: Storage) -> None:
         self.store: AlertStore | None = None
         self.following: Following | None = None
+        self.made = MadeBars(place)
+        self._clock = clock
         self._pool = ThreadPoolExecutor(_THREADS, "alerts")
-        self._asked = self._bulks = 0
+        self._names = ThreadPoolExecutor(_NAMES, "names")
+        self._asked = self._looked = 0
+        self._bulks: Counter[str] = Counter()
+        self._tests: dict[str, list[datetime]] = {}
         self._read = asyncio.Semaphore(_BULKS_READ)
         if url is not None:
             from fibflow.io.alerts.store import AlertStore
@@ -77,25 +92,63 @@ class AlertDesk:
         finally:
             self._asked -= 1
 
+    async def look(self, check: Callable[[], None]) -> None:
+        """Check what may wait for servers of names, in threads of its own: no other request waits for them.
+
+        Raises:
+            Problem: as ``check``; 503 where there is no store, or too many wait.
+        """
+        if self.store is None:
+            raise Problem(503, NO_STORE, "no_alert_store")
+        if self._looked >= _NAMES_WAITING:
+            raise _unavailable("too many addresses are looked up: try again")
+        self._looked += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._names, check)
+        finally:
+            self._looked -= 1
+
     @contextmanager
-    def bulk(self) -> Iterator[asyncio.Semaphore]:
+    def bulk(self, owner: str) -> Iterator[asyncio.Semaphore]:
         """Let a call of many alerts in, before its body is read: some megabytes of memory.
 
         Yields:
             What is to be held while these are read and checked, which takes many times as many.
 
         Raises:
-            Problem: 429, there are too many.
+            Problem: 429, there are too many, or too many of this owner.
         """
-        if self._bulks >= _BULKS:
+        if self._bulks[owner] >= _BULKS_OF_ONE or self._bulks.total() >= _BULKS:
             raise Problem(
-                429, f"{_BULKS} calls of many alerts are at work here: wait", "too_busy", {"Retry-After": "2"}
+                429,
+                f"{_BULKS_OF_ONE} calls of many alerts of yours, or {_BULKS} of all, are at work here: wait",
+                "too_busy",
+                {"Retry-After": "2"},
             )
-        self._bulks += 1
+        self._bulks[owner] += 1
         try:
             yield self._read
         finally:
-            self._bulks -= 1
+            self._bulks[owner] -= 1
+            if not self._bulks[owner]:
+                del self._bulks[owner]
+
+    def test(self, owner: str) -> None:
+        """Let an owner fire a test.
+
+        Raises:
+            Problem: 429, he has fired too many just now.
+        """
+        now = self._clock()
+        # Who has been quiet is forgotten.
+        recent = {name: [at for at in fired if at > now - _TESTS_IN] for name, fired in self._tests.items()}
+        self._tests = {name: fired for name, fired in recent.items() if fired}
+        fired = self._tests.setdefault(owner, [])
+        if len(fired) >= _TESTS:
+            wait = str(math.ceil((fired[0] + _TESTS_IN - now).total_seconds()))
+            said = f"{_TESTS} tests within a minute: wait {wait} s"
+            raise Problem(429, said, "too_many_tests", {"Retry-After": wait})
+        fired.append(now)
 
     async def close(self) -> None:
         """Close the store; what still asks is not waited for."""
@@ -103,7 +156,8 @@ class AlertDesk:
             await self.following.close()
         if self.store is not None:
             self.store.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._names):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

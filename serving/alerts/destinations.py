@@ -12,6 +12,7 @@ from fibflow.io.notify.addresses import Refused, check_url
 from fibflow.io.notify.sns import check_topic
 from fibflow.serving.alerts.answers import (
     CONFLICT,
+    TOO_MANY_TESTS,
     DestinationId,
     Shared,
     Who,
@@ -52,10 +53,10 @@ async def create_destination(who: Who, shared: Shared, body: DestinationBody) ->
     """Make a destination. The secret of a webhook, which signs each call, is shown this once."""
 
     def make(store: AlertStore) -> Destination:
-        _check(body.kind, body.target)
         secret = _secret() if body.kind == WEBHOOK else None
         return store.add_destination(who.owner, body.kind, body.target, shared.clock(), secret=secret)
 
+    await shared.alerts.look(lambda: _check(body.kind, body.target))
     found = await shared.alerts.ask(make)
     return answer(_with_secret(found), 201, location=f"/v1/alert-destinations/{found.id}")
 
@@ -82,17 +83,20 @@ async def change_destination(
     """Change a destination: its target, whether it is in use, or its secret."""
     number = number_of(destination, "destination")
 
+    # Its kind stays what it is.
+    kind = (await shared.alerts.ask(lambda store: store.destination(who.owner, number))).kind
+    target = body.target
+    if target is not None:
+        await shared.alerts.look(lambda: _check(kind, target))
+
     def change(store: AlertStore) -> dict[str, Any]:
-        before = store.destination(who.owner, number)
-        if body.target is not None:
-            _check(before.kind, body.target)
-        if body.new_secret and before.kind != WEBHOOK:
+        if body.new_secret and kind != WEBHOOK:
             raise refused("new_secret", "only calls of webhooks are signed")
         found = store.update_destination(
             who.owner,
             number,
             shared.clock(),
-            target=body.target,
+            target=target,
             secret=_secret() if body.new_secret else None,
             enabled=body.enabled,
         )
@@ -125,11 +129,12 @@ async def enable_destination(who: Who, shared: Shared, destination: DestinationI
     "/alert-destinations/{destination}/test",
     status_code=202,
     response_model=EventDocument,
-    responses=CONFLICT,
+    responses={**CONFLICT, **TOO_MANY_TESTS},
 )
 async def test_destination(who: Who, shared: Shared, destination: DestinationId) -> Response:
     """Send a test there: an event with ``test: true``."""
     number = number_of(destination, "destination")
+    shared.alerts.test(who.owner)
     found = await shared.alerts.ask(
         lambda store: store.test_fire(who.owner, shared.clock(), secrets.token_bytes, destination=number)
     )

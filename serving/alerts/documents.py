@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
@@ -10,11 +11,14 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from fibflow.io.alerts.model import Alert, Delivery, Destination, Event
 from fibflow.serving.alerts.conditions import BARS_SCHEMA
+from fibflow.transforms.alerts.barcondition import BarCondition
 from fibflow.transforms.alerts.definition import OPERATORS
 from fibflow.transforms.alerts.schema import Operator
 
 #: Of a symbol: by what its prices were multiplied from the session after a day on, up to today.
 Factor = Callable[[str, date], float]
+#: Of a condition on bars: why it may never hold as things are; None for nothing.
+Warn = Callable[[BarCondition], str | None]
 
 
 class AlertDocument(BaseModel):
@@ -39,6 +43,9 @@ class AlertDocument(BaseModel):
     destinations: list[str]
     bars: Annotated[Any, WithJsonSchema(BARS_SCHEMA)] = Field(description="what is to hold when a bar closes")
     bars_text: str | None = Field(description="the same in words: 1d close above 13d high (1 back)")
+    warning: str | None = Field(
+        description="of one on bars: why it may never fire as things are; null for nothing"
+    )
     basis: date = Field(
         description="the day of whose shares value, rearm, reference_price and numbers of bars are"
     )
@@ -121,10 +128,11 @@ class DeliveryDocument(BaseModel):
 
 
 class DeliveriesDocument(BaseModel):
-    """Deliveries, newest first."""
+    """A page of deliveries, newest first. ``next_cursor`` is there where there are more."""
 
     count: int
     deliveries: list[DeliveryDocument]
+    next_cursor: str | None = None
 
 
 class DestinationDocument(BaseModel):
@@ -151,19 +159,22 @@ class DestinationsDocument(BaseModel):
     destinations: list[DestinationDocument]
 
 
-def alert_document(alert: Alert, factor: Factor) -> dict[str, Any]:
+def alert_document(alert: Alert, factor: Factor, warn: Warn) -> dict[str, Any]:
     """Return what is told of an alert.
 
     Args:
         alert: any.
         factor: of splits since its basis.
+        warn: of bars that are not made.
     """
+    bars = alert.definition.bars
     return {
         "id": str(alert.id),
         "version": alert.version,
         "state": alert.state,
         **alert.definition.as_json(),
-        "bars_text": None if alert.definition.bars is None else str(alert.definition.bars),
+        "bars_text": None if bars is None else str(bars),
+        "warning": None if bars is None else warn(bars),
         "basis": alert.basis.isoformat(),
         "levels": levels_of(alert, factor),
         "since": instant(alert.since),
@@ -181,13 +192,19 @@ def levels_of(alert: Alert, factor: Factor) -> list[float]:
         return []
     scale = factor(asked.symbol, alert.basis)
     if not asked.is_percentage:
-        return [asked.value * scale]
+        return _finite(asked.value * scale)
     if asked.reference_price is None:
         return []
     price, operator = asked.reference_price * scale, OPERATORS[asked.operator]
-    up = [price * (1 + asked.value / 100)] if operator is not Operator.PERCENT_DOWN else []
+    # As the job reckons, to the bit: 10 percent above 100 is 110.
+    up = [price * (100 + asked.value) / 100] if operator is not Operator.PERCENT_DOWN else []
     fall = asked.value < 100 and operator is not Operator.PERCENT_UP
-    return [*up, price * (1 - asked.value / 100)] if fall else up
+    return _finite(*up, price * (100 - asked.value) / 100) if fall else _finite(*up)
+
+
+def _finite(*levels: float) -> list[float]:
+    """Return levels that a price can reach."""
+    return [level for level in levels if math.isfinite(level)]
 
 
 def event_document(event: Event) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fibflow.serving.alerts.answers import (
     CONFLICT,
     DEFAULT,
     MOST,
+    TOO_MANY_TESTS,
     AlertId,
     Cursor,
     Limit,
@@ -67,21 +68,35 @@ async def get_events_of_alert(
 
 
 @router.get("/alerts/{alert}/deliveries", response_model=DeliveriesDocument)
-async def get_deliveries(who: Who, shared: Shared, alert: AlertId, limit: Limit = None) -> Response:
+async def get_deliveries(
+    who: Who, shared: Shared, alert: AlertId, limit: Limit = None, cursor: Cursor = None
+) -> Response:
     """Where the events of an alert went: each delivery, the newest first, with its tries."""
     number, most = number_of(alert, "alert"), limit_of(limit, MOST, DEFAULT)
+    asked = ["deliveries", number]
+    behind = after_of(cursor, asked)
 
     def page(store: AlertStore) -> dict[str, Any]:
-        found = store.deliveries(who.owner, alert=number, limit=most)
-        return {"count": len(found), "deliveries": [delivery_document(one) for one in found]}
+        found = store.deliveries(who.owner, alert=number, behind=behind, limit=most + 1)
+        told = [delivery_document(one) for one in found[:most]]
+        document: dict[str, Any] = {"count": len(told), "deliveries": told}
+        if len(found) > most:
+            document["next_cursor"] = cursor_of(found[most - 1].id, asked)
+        return document
 
     return answer(await shared.alerts.ask(page))
 
 
-@router.post("/alerts/{alert}/test", status_code=202, response_model=EventDocument, responses=CONFLICT)
+@router.post(
+    "/alerts/{alert}/test",
+    status_code=202,
+    response_model=EventDocument,
+    responses={**CONFLICT, **TOO_MANY_TESTS},
+)
 async def test_alert(who: Who, shared: Shared, alert: AlertId) -> Response:
     """Fire a test: an event with ``test: true`` goes wherever those of the alert go; it counts as none."""
     number = number_of(alert, "alert")
+    shared.alerts.test(who.owner)
     found = await shared.alerts.ask(
         lambda store: store.test_fire(who.owner, shared.clock(), secrets.token_bytes, alert=number)
     )

@@ -50,7 +50,7 @@ from fibflow.serving.alerts.documents import (
     alert_document,
 )
 from fibflow.serving.history.query import limit_of
-from fibflow.serving.problems import bad_request
+from fibflow.serving.problems import Problem, bad_request
 from fibflow.serving.services import Services
 from fibflow.transforms.alerts.definition import Definition
 
@@ -90,7 +90,7 @@ async def create_alert(
         (alert,) = store.create(who.owner, [definition], now, most=shared.settings.most_alerts)
         return Answer(201, _document(shared, alert))
 
-    found = await once(request, shared, who.owner, key, ascii(body.model_dump()).encode(), work)
+    found = await once(request, shared, who.owner, key, body.same(), work)
     return of(found, location=f"/v1/alerts/{found.body['id']}")
 
 
@@ -101,6 +101,7 @@ async def create_alert(
     responses={
         201: {"model": BulkDocument, "description": "All were made."},
         413: problem_of(f"More than {MOST_BULK:,} alerts, or 8 MiB."),
+        415: problem_of("Not sent as JSON."),
         422: problem_of("None was made; errors says what is wrong with which."),
         **CONFLICT,
         **_TAKEN,
@@ -117,7 +118,10 @@ async def create_alerts(request: Request, who: Who, shared: Shared, key: Key = N
         alerts = store.create(who.owner, definitions, now, most=shared.settings.most_alerts)
         return Answer(201, {"count": len(alerts), "ids": [str(alert.id) for alert in alerts]})
 
-    with shared.alerts.bulk() as reading:
+    # Another site's page may send any text without asking, but no JSON.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "send JSON, with Content-Type: application/json", "bad_content_type")
+    with shared.alerts.bulk(who.owner) as reading:
         body = await request.body()
         async with reading:
             return of(await once(request, shared, who.owner, key, body, work))
@@ -145,8 +149,8 @@ async def get_alerts(
 
     def page(store: AlertStore) -> dict[str, Any]:
         found = store.find(who.owner, symbol=name, state=wanted or None, after=after, limit=most + 1)
-        factor = _factor(shared)
-        told = [alert_document(alert, factor) for alert in found[:most]]
+        factor, warn = _factor(shared), shared.alerts.made.warning
+        told = [alert_document(alert, factor, warn) for alert in found[:most]]
         document: dict[str, Any] = {"count": len(told), "alerts": told}
         if len(found) > most:
             document["next_cursor"] = cursor_of(found[most - 1].id, asked)
@@ -170,6 +174,9 @@ async def change_alert(who: Who, shared: Shared, alert: AlertId, body: AlertChan
     def change(store: AlertStore) -> dict[str, Any]:
         now, given = shared.clock(), body.given()
         before = store.get(who.owner, number)
+        if not given and body.if_version in (None, before.version):
+            # No change is no new version: it would be armed anew.
+            return _document(shared, before)
         definition = _checks(shared).changed(before, given, now)
         prices = ("value", "rearm", "reference_price", "bars")
         found = store.update(
@@ -219,11 +226,11 @@ async def _act(shared: Services, alert: str, act: Callable[[AlertStore, int], Al
 
 
 def _checks(shared: Services) -> Checks:
-    return Checks(shared.reference, shared.prices)
+    return Checks(shared.reference, shared.prices, shared.alerts.made.timeframes)
 
 
 def _document(shared: Services, alert: Alert) -> dict[str, Any]:
-    return alert_document(alert, _factor(shared))
+    return alert_document(alert, _factor(shared), shared.alerts.made.warning)
 
 
 def _factor(shared: Services) -> Factor:

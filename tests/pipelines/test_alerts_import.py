@@ -15,7 +15,8 @@ import pytest
 
 from fibflow.io.alerts import predecessor
 from fibflow.io.alerts.model import Alert
-from fibflow.io.alerts.predecessor import CONFIG, HISTORY, Reading, Refused
+from fibflow.io.alerts.predecessor import Reading, Refused
+from fibflow.io.alerts.predecessorwords import CONFIG, HISTORY
 from fibflow.io.alerts.store import AlertStore
 from fibflow.pipelines import alerts, cli
 from fibflow.runners.services.process import free_ports

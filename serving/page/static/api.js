@@ -79,9 +79,15 @@ export async function latest({ symbol, timeframe }, limit, signal) {
   return (await json(`v1/latest-bars/${encodeURIComponent(symbol)}`, { timeframe, limit }, signal, true)).bars;
 }
 
-/** Returns the alerts of a symbol, the newest first. */
+/** Returns all alerts of a symbol, the newest first. */
 export async function alerts(symbol, signal) {
-  return (await json("v1/alerts", { symbol, limit: 1000 }, signal, true)).alerts.reverse();
+  const found = [];
+  for (let cursor = null; ; ) {
+    const page = await json("v1/alerts", { symbol, limit: 1000, cursor }, signal, true);
+    found.push(...page.alerts);
+    cursor = page.next_cursor;
+    if (!cursor) return found.reverse();
+  }
 }
 
 /** Makes an alert. Sent again after an answer that was lost, it is the same one: `once` names the attempt. */
@@ -99,10 +105,9 @@ export async function deleteAlert(id) {
   await answered(address(`v1/alerts/${encodeURIComponent(id)}`), { method: "DELETE" });
 }
 
-/** Returns what has fired since a place in the history, the oldest first; of none the newest one. */
+/** Returns `{events, next_after}`: what has fired since a place in the history, the oldest first; of none the newest one. */
 export async function alertEvents(after, signal) {
-  const asked = after === null ? { limit: 1 } : { after, limit: 1000 };
-  return (await json("v1/alert-events", asked, signal, true)).events;
+  return json("v1/alert-events", after === null ? { limit: 1 } : { after, limit: 1000 }, signal, true);
 }
 
 export async function market(signal) {

@@ -36,11 +36,16 @@ const chart = new Chart($("chart"), {
   older: () => history.older(),
   clicked: (price) => alerts.pick(price),
 });
-const alerts = new Alerts($, { mark: (levels) => chart.mark(levels), last: () => history.bars.last?.close ?? null });
+const alerts = new Alerts($, {
+  mark: (levels) => chart.mark(levels),
+  last: () => history.bars.last?.close ?? null,
+  now: () => Date.now() + page.skew,
+});
 const history = new History({
   busy: (kind) => {
     $("stage").setAttribute("aria-busy", String(kind === "anew"));
     $("stage").dataset.older = String(kind === "older");
+    $("stage").dataset.again = String(kind === "again");
   },
   shown: (bars, anew) => {
     chart.show(bars.list, { daily: daily(), anew });
@@ -173,7 +178,10 @@ feed.addEventListener("ready", () => {
   history.catchUp();
   if (feed.again) quote.load();
 });
-feed.addEventListener("state", told);
+feed.addEventListener("state", () => {
+  told();
+  if (feed.state === "refused") alerts.allowed(feed.reason);
+});
 
 function told() {
   clearTimeout(told.timer);
@@ -209,6 +217,7 @@ document.addEventListener("visibilitychange", () => {
 
 switching.setUp($("theme"), () => chart.recolor());
 keys.setUp(() => {
+  alerts.forget();
   if (feed.state !== "idle") feed.connect();
   begin();
 });

@@ -22,7 +22,7 @@ from fibflow.io.lake import Lake
 from fibflow.io.notify.sns import Topics
 from fibflow.io.storage import Storage
 from fibflow.io.vendor.files import NO_TRADE, RawFolder
-from fibflow.pipelines import batch, daily, load, news, replay, stream
+from fibflow.pipelines import batch, daily, exporter, load, news, replay, stream
 from fibflow.serving.__main__ import settings_of
 from fibflow.serving.app import create_app
 from fibflow.tests.deploy.aws import stacks
@@ -31,11 +31,11 @@ from fibflow.tests.deploy.aws.services import KEY, NOW, Installed, Line, vendors
 from fibflow.tests.io.ingest.feedserver import FeedServer
 from fibflow.tests.io.ingest.test_service import lines_of, trades, wait_until
 from fibflow.tests.io.livestores import price, prices
-from fibflow.tests.io.notify.test_webhook import EVENT
+from fibflow.tests.io.notify.sending import EVENT
 from fibflow.tests.io.streams import started
 from fibflow.tests.pipelines.raws import FAST, parquet_bytes, rows_of, table_of
 
-SERVICES = ("daily", "ingest", "news", "notify", "serving", "stream")
+SERVICES = ("daily", "exporter", "ingest", "news", "notify", "serving", "stream")
 #: What a role allows that no program of ours calls itself, and who does.
 EXCEPTIONS = {
     ("stream", "s3:GetObject", "checkpoints"): "Flink's own file system, when a job goes on",
@@ -165,6 +165,10 @@ def calls(installed, evening, streamed, told) -> set[Call]:
     with installed.acting("news", MASSIVE_API_KEY=KEY):
         for _ in range(2):  # the second drops the first one's lease
             assert news.run([*command, "--vendor-url", installed.vendor.url], now=lambda: NOW) == 0
+    command = ["--once", "--lake", installed.data["LakeUri"]]
+    command += ["--source", f"kinesis://{installed.data['Stream']}"]
+    with installed.acting("exporter"):
+        assert exporter.run(command) == 0
     return installed.recorded.calls()
 
 

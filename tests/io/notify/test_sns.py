@@ -13,7 +13,7 @@ from fibflow.io.alerts.claims import End
 from fibflow.io.aws import AwsError
 from fibflow.io.notify.body import as_json
 from fibflow.io.notify.sns import MOST_CLIENTS, Topics, check_topic
-from fibflow.tests.io.notify.test_webhook import EVENT
+from fibflow.tests.io.notify.sending import EVENT
 
 
 @pytest.fixture

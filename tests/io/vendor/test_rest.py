@@ -9,8 +9,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from fibflow.io.vendor.calls import ATTEMPTS, ATTEMPTS_TO_REACH
 from fibflow.io.vendor.errors import NoAccess, Unreachable, VendorAway, VendorError, WrongKey
-from fibflow.io.vendor.rest import ATTEMPTS, ATTEMPTS_TO_REACH, Vendor
+from fibflow.io.vendor.rest import Vendor
 from fibflow.tests.io.vendor.scripted import Answer, scripted
 from fibflow.tests.vendors import standin
 

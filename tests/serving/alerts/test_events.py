@@ -210,3 +210,23 @@ def test_deliveries_are_told_with_their_tries(client, url):
         {"at": "2024-01-24T18:00:01Z", "status": 500, "error": "the server answered 500", "took_ms": 12}
     ]
     assert (told["attempts"], told["last_error"]) == (1, "the server answered 500")
+
+
+def test_deliveries_go_on_behind_a_cursor(client, url):
+    where = [client.post(WHERE, json=one).json()["id"] for one in (HOOK, SNS)]
+    alert = make(client, frequency="every_time", destinations=where)
+    for generation in range(3):
+        fire(url, alert, generation=f"{generation}")
+    path = f"/v1/alerts/{alert['id']}/deliveries"
+    every = client.get(path).json()
+    assert (every["count"], "next_cursor" in every) == (6, False)
+    found, asked = [], {"limit": "2"}
+    while True:
+        page = client.get(path, params=asked).json()
+        found += page["deliveries"]
+        if "next_cursor" not in page:
+            break
+        asked["cursor"] = page["next_cursor"]
+    assert found == every["deliveries"]
+    other = make(client)
+    problem(client.get(f"/v1/alerts/{other['id']}/deliveries", params=asked), 400, "bad_cursor")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from fibflow.runners.services.process import free_ports
 
@@ -20,6 +20,7 @@ from fibflow.runners.services.process import free_ports
 WITHIN_MS = 30_000
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
+expect.set_options(timeout=WITHIN_MS)
 
 
 @contextmanager
@@ -159,6 +160,19 @@ def wait_feed(page: Page, state: str) -> None:
     page.wait_for_selector(f"#feed[data-state={state}]")
 
 
+def wait_caught_up(page: Page) -> None:
+    """Wait until bars are pushed, and those that the lake does not have yet are there."""
+    wait_feed(page, "live")
+    page.wait_for_selector("#stage[aria-busy=false][data-again=false]")
+
+
+def wait_background(page: Page, color: str) -> None:
+    """Wait until the page has a background, as ``rgb(...)``."""
+    expect(page.locator("body")).to_have_css("background-color", color)
+
+
+# What was asked of the chart is painted with the next frame.
+_FRAMES = "await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));"
 _PIXELS = """(name) => {
     const probe = document.body.appendChild(document.createElement("i"));
     probe.style.color = `var(--${name})`;
@@ -177,10 +191,22 @@ _PIXELS = """(name) => {
 }"""
 
 
+def wait_frames(page: Page) -> None:
+    """Wait until all is painted that was asked for before."""
+    page.evaluate(f"async () => {{ {_FRAMES} }}")
+
+
 def painted(page: Page, color: str) -> int:
-    """How many pixels of the chart have a colour of the palette, nearly."""
-    found: int = page.evaluate(_PIXELS, color)
+    """How many pixels of the chart have a colour of the palette, nearly, when it has been painted."""
+    found: int = page.evaluate(f"async (name) => {{ {_FRAMES} return ({_PIXELS})(name); }}", color)
     return found
+
+
+def wait_unpainted(page: Page, color: str, below: int) -> None:
+    """Wait until fewer pixels of the chart than this have a colour of the palette."""
+    page.wait_for_function(
+        f"([name, below]) => (({_PIXELS})(name)) < below", arg=[color, below], polling="raf"
+    )
 
 
 def wait_painted(page: Page, color: str, least: int, but: int = -1) -> None:

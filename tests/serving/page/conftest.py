@@ -12,6 +12,7 @@ from fibflow.io.livestore import LiveStore
 from fibflow.serving.app import create_app
 from fibflow.serving.settings import Settings
 from fibflow.tests.io.livestores import Server, fresh
+from fibflow.tests.io.postgresql.databases import Databases
 from fibflow.tests.serving.page.browsers import DESKTOP, Site, Watch, chromium, opened
 from fibflow.tests.serving.page.lakes import adjusted_lake, now, page_lake
 
@@ -77,5 +78,24 @@ def live(server: Server) -> Iterator[LiveStore]:
 def live_site(settings: Settings, server: Server, live: LiveStore) -> Iterator[Site]:
     """A server of history and of the live store."""
     told = replace(settings, redis=server.url, prefix=live.prefix)
+    with Site(lambda: create_app(told, now)) as running:
+        yield running
+
+
+@pytest.fixture
+def url(postgresql: Databases) -> str:
+    """The URL of a database without alerts."""
+    return postgresql.make("migrated")
+
+
+@pytest.fixture
+def told(settings: Settings, url: str) -> Settings:
+    """Of a server of history with alerts."""
+    return replace(settings, postgres=url)
+
+
+@pytest.fixture
+def alerting(told: Settings) -> Iterator[Site]:
+    """A server of history with alerts."""
     with Site(lambda: create_app(told, now)) as running:
         yield running

@@ -4,61 +4,27 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
-import httpx2
-import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from fibflow.serving.access import Scope
 from fibflow.serving.app import create_app
 from fibflow.serving.keys.store import issue
-from fibflow.serving.settings import Settings
-from fibflow.tests.io.alerts.bars import CONDITION, WORDS
-from fibflow.tests.io.postgresql.databases import Databases, select
 from fibflow.tests.serving.alerts.conftest import fire
 from fibflow.tests.serving.conftest import make_keyed
-from fibflow.tests.serving.page.browsers import PHONE, Site, opened, painted, wait_loaded, wait_painted
+from fibflow.tests.serving.page.browsers import (
+    PHONE,
+    Site,
+    opened,
+    wait_frames,
+    wait_loaded,
+    wait_painted,
+    wait_unpainted,
+)
 from fibflow.tests.serving.page.lakes import now
+from fibflow.tests.serving.page.panels import go, kept, submit
 from fibflow.tests.serving.page.test_page import box_of
-
-ALERTS = "SELECT id, version, symbol, operator, value, frequency, hours, note, state FROM alerts ORDER BY id"
-
-
-@pytest.fixture
-def url(postgresql: Databases) -> str:
-    return postgresql.make("migrated")
-
-
-@pytest.fixture
-def told(settings: Settings, url: str) -> Settings:
-    """Of a server of history with alerts."""
-    return replace(settings, postgres=url)
-
-
-@pytest.fixture
-def alerting(told: Settings) -> Iterator[Site]:
-    with Site(lambda: create_app(told, now)) as running:
-        yield running
-
-
-def kept(url: str) -> list[dict]:
-    names = ("id", "version", "symbol", "operator", "value", "frequency", "hours", "note", "state")
-    return [dict(zip(names, row, strict=True)) for row in select(url, ALERTS)]
-
-
-def go(tab: Page, site: Site, symbol: str = "AAPL") -> None:
-    """Open the page, and the panel."""
-    tab.goto(f"{site.url}/?symbol={symbol}&tf=13d")
-    wait_loaded(tab)
-    tab.locator("#alerts-open").click()
-    expect(tab.locator("#alert-form")).to_be_visible()
-
-
-def submit(tab: Page, price: str) -> None:
-    tab.locator("#alert-price").fill(price)
-    tab.keyboard.press("Enter")
 
 
 def test_an_alert_is_set_by_a_click_on_the_chart(tab, alerting, url):
@@ -88,6 +54,7 @@ def test_a_click_with_the_panel_closed_sets_nothing(tab, alerting, url):
     tab.goto(f"{alerting.url}/?symbol=AAPL&tf=13d")
     wait_loaded(tab)
     tab.locator("#chart").click()
+    wait_frames(tab)
     assert tab.locator("#alert-price").input_value() == ""
     assert kept(url) == []
 
@@ -162,16 +129,24 @@ def test_an_alert_is_paused_resumed_and_deleted(tab, alerting, url):
     assert kept(url)[0]["state"] == "deleted"
 
 
-def test_what_is_wrong_is_said_in_the_form(tab, alerting, url):
+def test_what_is_wrong_is_said_in_the_form(tab, alerting, url, watch):
+    watch.expected.append("404")
     go(tab, alerting)
     submit(tab, "cheap")
     expect(tab.locator("#alert-bad")).to_have_text("Give a price above 0, such as 123.45.")
+    price = tab.locator("#alert-price")
+    expect(price).to_be_focused()
+    expect(price).to_have_attribute("aria-invalid", "true")
+    expect(price).to_have_accessible_description(re.compile("Click the chart.* Give a price above 0"))
     submit(tab, "433")
     expect(tab.locator("#alerts-list li")).to_have_attribute("data-state", "active")
     expect(tab.locator("#alert-bad")).to_be_hidden()
+    expect(price).not_to_have_attribute("aria-invalid", "true")
     # It is gone meanwhile, elsewhere.
     made = kept(url)[0]["id"]
     tab.request.delete(f"{alerting.url}/v1/alerts/{made}")
+    tab.get_by_role("button", name="Pause: crosses 433.00").click()
+    expect(tab.locator("#alert-bad")).to_have_text(f"there is no alert {made}")
 
 
 def test_what_the_server_refuses_is_said_in_the_form(tab, told, watch):
@@ -192,8 +167,7 @@ def test_lines_follow_the_theme(tab, alerting):
         wait_painted(tab, "gold", 100)
     tab.get_by_role("button", name="Delete: crosses 433.00").click()
     expect(tab.locator("#alerts-list")).to_have_text("None yet.")
-    tab.wait_for_function("() => true")
-    assert painted(tab, "gold") < 100
+    wait_unpainted(tab, "gold", 100)
 
 
 def test_what_fired_while_the_server_was_away_is_told_when_it_is_back(tab, alerting, url, watch):
@@ -273,17 +247,3 @@ def test_everything_in_the_panel_has_a_name(tab, alerting):
     expect(tab.get_by_role("list", name="Alerts of this symbol")).to_be_visible()
     for button in tab.locator("#alerts button").all():
         assert button.get_attribute("aria-label") or button.inner_text()
-
-
-def test_one_on_bars_is_listed_in_words_and_seen_to_fire(tab, alerting, url):
-    asked = {"symbol": "AAPL", "frequency": "bar", "bars": CONDITION}
-    made = httpx2.post(f"{alerting.url}/v1/alerts", json=asked).json()
-    go(tab, alerting)
-    line = tab.locator("#alerts-list li")
-    expect(line.locator("b")).to_have_text(WORDS)
-    expect(line.locator("small")).to_have_text("at each 5m bar")
-    fire(url, {**made, "value": 200.0}, price=433.25, at=now())
-    expect(tab.locator("#fired p span")).to_have_text("AAPL closed a bar as you asked: 433.25")
-    expect(line.locator("small")).to_contain_text("fired once")
-    line.get_by_role("button", name="Pause").click()
-    expect(line).to_have_attribute("data-state", "paused")

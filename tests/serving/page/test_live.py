@@ -16,6 +16,7 @@ from fibflow.tests.serving.page.browsers import (
     Site,
     painted,
     shown,
+    wait_caught_up,
     wait_detail,
     wait_feed,
     wait_loaded,
@@ -93,7 +94,7 @@ def test_a_revision_of_an_older_bar_is_taken(tab, live_site, writer):
     writer.close(0, 432.0)
     writer.open(1, 433.0)
     tab.goto(f"{live_site.url}/?symbol=AAPL&tf=5m")
-    wait_feed(tab, "live")
+    wait_caught_up(tab)
     wait_detail(tab, "C", "433.00")
     writer.close(0, 432.5, revision=1)
     tab.locator("#chart").focus()
@@ -161,7 +162,7 @@ def test_closed_bars_that_the_lake_does_not_have_yet_are_shown(tab, live_site, w
         writer.close(number, 432.0 + number)
     writer.open(4, 440.0)
     tab.goto(f"{live_site.url}/?symbol=AAPL&tf=5m")
-    wait_feed(tab, "live")
+    wait_caught_up(tab)
     wait_detail(tab, "C", "440.00")
     tab.locator("#chart").focus()
     tab.keyboard.press("End")
@@ -187,7 +188,7 @@ def test_a_pushed_bar_that_holds_a_split_is_not_taken_for_an_adjusted_one(tab, l
     push(T0, "FB")
     live.write_prices(prices_of("FB", 13.6))
     expect(tab.locator("#price")).to_have_text("13.60")
-    assert shown(tab)["C"] == ("13.89" if adjusted else "13.50")
+    wait_detail(tab, "C", "13.89" if adjusted else "13.50")
 
 
 def test_it_survives_a_restart_and_has_no_gap(tab, settings, server, live, writer, watch):
@@ -201,8 +202,9 @@ def test_it_survives_a_restart_and_has_no_gap(tab, settings, server, live, write
         wait_detail(tab, "C", "431.50")
         site.stop()
         wait_feed(tab, "waiting")
-        title = tab.locator("#feed").get_attribute("title")
-        assert re.fullmatch(r"No live bars: .+\. Press to try now\.", title)
+        # Between two tries.
+        told_so = re.compile(r"^No live bars: .+\. Press to try now\.$")
+        expect(tab.locator("#feed")).to_have_attribute("title", told_so)
         # The chart stays, and what comes meanwhile is there afterwards.
         assert shown(tab)["C"] == "431.50"
         assert tab.locator("#notice").is_hidden()
@@ -210,7 +212,7 @@ def test_it_survives_a_restart_and_has_no_gap(tab, settings, server, live, write
         writer.close(1, 433.0, final=True)
         writer.open(2, 434.0)
         site.start()
-        wait_feed(tab, "live")
+        wait_caught_up(tab)
         wait_detail(tab, "C", "434.00")
         tab.locator("#chart").focus()
         tab.keyboard.press("End")
@@ -262,7 +264,7 @@ def test_without_a_live_store_the_page_says_that_it_shows_history(tab, site):
     tab.goto(f"{site.url}/?symbol=AAPL&tf=5m")
     wait_feed(tab, "none")
     expect(tab.locator("#feed")).to_have_text("History")
-    assert "no live store" in tab.locator("#feed").get_attribute("title")
+    expect(tab.locator("#feed")).to_have_attribute("title", re.compile("no live store"))
 
 
 # Keys ----------------------------------------------------------------------------------------------------
@@ -321,5 +323,8 @@ def test_a_key_without_live_data_shows_history(tab, keyed_site, watch):
     tab.locator("#keys-field").press("Enter")
     wait_loaded(tab)
     wait_feed(tab, "refused")
-    assert "scope live" in tab.locator("#feed").get_attribute("title")
-    assert shown(tab)["C"] == "430.47"
+    expect(tab.locator("#feed")).to_have_attribute("title", re.compile("scope live"))
+    wait_detail(tab, "C", "430.47")
+    # Of alerts it is said there what is wrong.
+    tab.locator("#alerts-open").click()
+    expect(tab.locator("#alerts-why")).to_contain_text("scope live")

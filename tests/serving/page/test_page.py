@@ -15,7 +15,9 @@ from fibflow.tests.serving.page.browsers import (
     Site,
     opened,
     shown,
+    wait_background,
     wait_detail,
+    wait_feed,
     wait_loaded,
     wait_painted,
 )
@@ -99,7 +101,7 @@ def test_a_symbol_is_found_by_the_keyboard_alone(tab, site):
     wait_query(tab, symbol="MSFT")
     wait_detail(tab, "C", "27.95")
     expect(tab.locator("#query")).to_have_value("MSFT")
-    assert tab.locator("#matches").is_hidden()
+    expect(tab.locator("#matches")).to_be_hidden()
 
 
 def test_arrows_choose_among_what_is_found(tab, site):
@@ -295,29 +297,28 @@ def test_the_export_follows_what_is_shown(tab, site):
 # How it looks --------------------------------------------------------------------------------------------
 
 
-def background(page):
-    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+DARK, LIGHT = "rgb(14, 17, 20)", "rgb(255, 255, 255)"
 
 
 def test_the_theme_is_the_systems_until_one_is_chosen(tab, site):
     tab.emulate_media(color_scheme="dark")
     tab.goto(site.url)
     wait_loaded(tab)
-    assert background(tab) == "rgb(14, 17, 20)"
+    wait_background(tab, DARK)
     tab.emulate_media(color_scheme="light")
-    assert background(tab) == "rgb(255, 255, 255)"
+    wait_background(tab, LIGHT)
     wait_painted(tab, "ground", 10_000)
     button = tab.locator("#theme")
     expect(button).to_have_attribute("title", "Theme: as the system has it")
     button.click()
     button.click()
     expect(button).to_have_attribute("title", "Theme: dark")
-    assert background(tab) == "rgb(14, 17, 20)"
+    wait_background(tab, DARK)
     # The canvas too, and after the page is loaded again.
     wait_painted(tab, "ground", 10_000)
     tab.reload()
     wait_loaded(tab)
-    assert background(tab) == "rgb(14, 17, 20)"
+    wait_background(tab, DARK)
 
 
 def test_it_fits_a_phone(browser, site, watch):
@@ -326,6 +327,9 @@ def test_it_fits_a_phone(browser, site, watch):
         page = opened(context, watch)
         page.goto(f"{site.url}/?symbol=AAPL&tf=34d")
         wait_loaded(page)
+        # What comes later takes room too.
+        wait_feed(page, "none")
+        expect(page.locator("#source")).not_to_be_empty()
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         assert page.evaluate("document.documentElement.scrollHeight") <= PHONE["height"]
         for name in ("#query", "#timeframes", "#adjusting", "#export", "#theme", "#feed", ".credit"):
@@ -375,6 +379,8 @@ def test_words_stand_out_from_what_is_behind_them(tab, site, theme):
         ("text", "pressed"),
         ("muted", "pressed"),
         ("gold", "gold-wash"),
+        ("text", "gold-wash"),
+        ("muted", "gold-wash"),
     ]
     for front, behind in pairs:
         one, other = sorted((luminance(colors[front]), luminance(colors[behind])), reverse=True)
