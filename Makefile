@@ -36,7 +36,7 @@ LAKE ?= demo-lake
 SERVE ?= 1
 PAGE := serving/page
 
-.PHONY: help setup demo serve test lint format bench bench-stream bench-serving bench-backfill bench-ingest bench-postgres bench-alerts faults up down lock clean
+.PHONY: help setup demo serve test lint format bench bench-stream bench-serving bench-backfill bench-ingest bench-postgres bench-alerts bench-news drills faults up down lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -91,6 +91,12 @@ bench-postgres: setup ## a million rows into PostgreSQL, twice, beside plain COP
 
 bench-alerts: setup ## a million alerts beside 20,000 trades a second: how soon they fire, what they cost the bars; takes long
 	@$(PY) -m benchmarks.alerts $(ARGS)
+
+drills: setup ## upgrade, refusal and restore on a live job of the local stack; writes docs/drills.md; a quarter of an hour
+	@$(PY) -m benchmarks.drills $(ARGS)
+
+bench-news: setup ## a million articles of news: landed, and read back
+	@$(PY) -m benchmarks.news $(ARGS)
 
 faults: setup ## break a live job on the local stack in every known way; writes docs/reliability.md; half an hour
 	@$(PY) -m benchmarks.faults.run $(ARGS)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fibflow.io.redisaddress import without_password
 from fibflow.io.storage import LakeError, Storage
 
 FOLDER = "_jobs"
@@ -24,7 +25,7 @@ class Submission:
 
     Attributes:
         name: the job's, the same for all that go on from each other.
-        argv: the command line of pipelines.stream.
+        argv: the command line of pipelines.stream; the password of Redis is not kept.
         checkpoints: the folder of its checkpoints, a URI.
         submitted: microseconds since 1970.
         jobs: Flink's ids of the jobs of this name, the newest last.
@@ -111,15 +112,25 @@ def _path(name: str) -> str:
 
 
 def _write(lake: Storage, made: Submission) -> None:
-    content = json.dumps({"format": _FORMAT, **asdict(made)}, indent=1).encode()
-    path = _path(made.name)
+    # In one that is read back, too: an earlier release kept it.
+    argv = [without_password(each) for each in made.argv]
+    content = json.dumps({"format": _FORMAT, **asdict(made), "argv": argv}, indent=1).encode()
+    write_whole(lake, _path(made.name), content)
+
+
+def write_whole(lake: Storage, path: str, content: bytes) -> None:
+    """Write a file of a lake over what was there; a crash leaves one or the other.
+
+    Raises:
+        LakeError: it cannot be written.
+    """
     try:
         if lake.is_s3:
             lake.write(path, content)
             return
         target = Path(lake.path(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Never half a file: a crash here would leave a job that cannot go on.
+        # Half a file would leave a job that cannot go on.
         draft = target.with_name(f".{target.name}.draft")
         draft.write_bytes(content)
         draft.replace(target)

@@ -25,7 +25,8 @@ class Since:
     Attributes:
         added: they came since, and are there.
         gone: they were there, and are not: a commit since took them back.
-        landed: all that came since, whether they are still there or not.
+        landed: all that came since, whether they are still there or not; where others took rows out of the
+            table, what came after that.
         merged: they came since, and compaction has put their rows into other files.
         merger: the newest commit that did so.
     """
@@ -47,6 +48,9 @@ class Since:
                     self.merger = entry
             elif ours and came is None:
                 self.gone[file.path] = file
+        if not ours and any(action.get("dataChange", True) for action in entry.of("remove")):
+            # Somebody set the table back: what waits in the state is added again, twice rather than never.
+            self.landed.clear()
         if ours:
             for file in entry.files("add", moved=False):
                 self.landed.add(file.path)

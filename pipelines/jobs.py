@@ -8,7 +8,8 @@
 
 ``stop`` takes a savepoint, from which ``resume`` goes on; after a crash, ``resume --latest`` goes on from the
 newest checkpoint that was kept. The job is submitted with the command line that it was started with, which
-pipelines.stream keeps in the lake; options after ``resume`` replace those of that line.
+pipelines.stream keeps in the lake; options after ``resume`` replace those of that line. A state that the job
+would not read as it was written is refused.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fibflow.io import flinkrest, savepoints, submissions
+from fibflow.io import flinkrest, savepoints, statelayouts, submissions
 from fibflow.io.aws import AwsConfig
 from fibflow.io.storage import Storage
-from fibflow.pipelines import cli
+from fibflow.pipelines import cli, statelayout
 from fibflow.pipelines.cli import UsageError
 from fibflow.pipelines.livegraph import LiveJob, build
 from fibflow.pipelines.options import checked_options
@@ -97,6 +97,7 @@ def submit(job: LiveJob, place: Place, argv: Sequence[str], flags: Sequence[str]
     Raises:
         UsageError: Beam does not know an option.
         FlinkError: the job failed before it ran.
+        LayoutMismatch: its state would not be read as it was written.
     """
     import apache_beam as beam
 
@@ -108,10 +109,14 @@ def submit(job: LiveJob, place: Place, argv: Sequence[str], flags: Sequence[str]
         options = checked_options([*place.options(endpoint), f"--job_name={name}"], flags)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, job)
+        storage = Storage(job.lake.uri, job.lake.aws)
+        layout = statelayout.layout_of(pipeline, job)
+        if place.savepoint is not None:
+            statelayout.check(storage, job.job.name, place.savepoint, layout)
         result = pipeline.run()
         if place.flink_master is not None:
             found = _running(flinkrest.FlinkRest(place.flink_master), name, result)
-            storage = Storage(job.lake.uri, job.lake.aws)
+            statelayouts.keep(storage, found, layout)
             now = int(time.time() * 1_000_000)
             submissions.submitted(storage, job.job.name, argv, place.checkpoints, found, now)
             print(f"job {job.job.name} runs as {found}: `python -m pipelines.jobs list` shows it", flush=True)

@@ -39,12 +39,13 @@ from fibflow.tests.pipelines.live import (
     Market,
     Segment,
     compare,
+    differing,
     readable,
     wait_until,
 )
 from fibflow.transforms.timeframe import MINUTE_US
 
-__all__ = ["FaultRun", "Rig", "compare", "wait_until"]
+__all__ = ["TIMEFRAMES", "FaultRun", "Rig", "compare", "differing", "wait_until"]
 
 SERVERS = ("redis", "moto", "flink", "beam")
 #: Half of Maundy Thursday in Stockholm, then the first session after the clocks went forward.

@@ -47,6 +47,21 @@ def test_a_stops_savepoint_is_kept_until_the_next_submission(lake):
     assert submissions.submitted(lake, "live", ARGV, "file:///c", "a2", 6).savepoint is None
 
 
+def test_no_password_of_redis_is_kept(lake):
+    argv = ["--redis", "rediss://:hush@h/0", "--redis=redis://ada:hush@h", "--lake", "x"]
+    submissions.submitted(lake, "live", argv, "file:///c", "a1", 5)
+    kept = lake.read("_jobs/live.json")
+    assert kept is not None
+    assert b"hush" not in kept
+    found = submissions.read(lake, "live")
+    assert found is not None
+    assert found.argv == ("--redis", "rediss://h/0", "--redis=redis://ada@h", "--lake", "x")
+    # As an earlier release left it.
+    lake.write("_jobs/live.json", kept.replace(b"rediss://h", b"rediss://:hush@h"))
+    submissions.stopped(lake, "live", "file:///s")
+    assert submissions.read(lake, "live") == replace(found, savepoint="file:///s")
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 101])
 def test_what_is_no_name(lake, name):
     with pytest.raises(LakeError, match="is no name of a job: use letters, digits"):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,24 @@ def test_files_that_wait_in_the_state_may_have_been_compacted(lake):
     again.write(1)
     again.commit()
     assert stored(lake, LIVE) == sorted(again.state.made)
+
+
+@pytest.mark.parametrize("name", [TICKS, LIVE])
+def test_a_table_that_was_set_back_gets_what_waited_in_the_state(lake, name):
+    """As a restore does it: to the version of a savepoint, of which files had been committed since."""
+    run = started(lake, name, commits=2)
+    run.write(2)
+    kept, version = run.state, lake.table(tables.TABLES[name]).version
+    for _ in range(2):
+        run.commit()
+        run.write(1)
+    at = str(Path(lake.uri) / name)
+    DeltaTable(at).delete()
+    DeltaTable(at).restore(version)
+    again = restarted(run, kept)
+    again.write(1)
+    again.commit()
+    assert stored(lake, name) == sorted(again.state.made)
 
 
 def test_ticks_are_compacted_at_any_age(lake):
