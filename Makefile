@@ -49,7 +49,7 @@ demo: setup ## real daily history through the whole job into ./demo-lake, then l
 serve: setup ## the server and its page on a lake: make serve LAKE=folder-or-s3; open to this machine only
 	@$(PY) -m serving --lake $(LAKE) --open $(ARGS)
 
-test: setup $(STAMPS)/chromium ## run every test; fails when the branch coverage of transforms/ is under 95 %
+test: setup $(STAMPS)/chromium $(STAMPS)/promtool ## run every test; fails when the branch coverage of transforms/ is under 95 %
 	@$(PY) -P -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered --cov-report=json:$(COVERAGE) $(ARGS)
 	@$(PY) -c 'import json, sys; b = json.load(open("$(COVERAGE)"))["totals"]["percent_branches_covered"]; \
 	  sys.exit(f"make test: branch coverage of transforms/ is {b:.1f} %, below 95 %" if b < 95 else 0)'
@@ -191,4 +191,19 @@ $(STAMPS)/chromium: | setup
 	fi; \
 	if command -v chromium >/dev/null; then touch $@; else \
 	  echo "make test: no chromium: the page's tests will fail (Debian: sudo apt-get install chromium)" >&2; \
+	fi
+
+# The alarms' tests run Prometheus' own tool. It is taken out of Debian's package: nothing is installed, no service starts.
+$(STAMPS)/promtool: | setup
+	@if ! { [ -x $(BIN)/promtool ] || command -v promtool; } >/dev/null && command -v apt-get >/dev/null; then \
+	  echo 'make test: fetching promtool with apt-get' >&2; \
+	  folder=$$(mktemp -d); \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -qq; fi; \
+	    (cd "$$folder" && apt-get download -qq prometheus) && \
+	    dpkg-deb --fsys-tarfile "$$folder"/prometheus_*.deb | tar -x -C "$$folder" ./usr/bin/promtool && \
+	    mv "$$folder/usr/bin/promtool" $(BIN)/promtool; } >/dev/null 2>&1 || true; \
+	  rm -rf "$$folder"; \
+	fi; \
+	if [ -x $(BIN)/promtool ] || command -v promtool >/dev/null; then mkdir -p $(@D); touch $@; else \
+	  echo "make test: no promtool: the alarms' tests will fail (Debian: it is in the package prometheus)" >&2; \
 	fi

@@ -16,7 +16,7 @@ from fibflow.tests.deploy.aws.journal import ACCOUNT, REGION
 
 FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "aws"
 #: In the order in which they are made: each imports what those before it export.
-NAMES = ("network", "data", "roles", "services", "edge", "daily")
+NAMES = ("network", "data", "roles", "services", "edge", "daily", "alarms")
 SIZES = ("try-out", "team", "market")
 #: The emulator makes none of these. A type that it learns must leave the list: the test says so.
 UNKNOWN = {
@@ -24,6 +24,7 @@ UNKNOWN = {
     "AWS::ApplicationAutoScaling::ScalingPolicy",
     "AWS::CloudFront::CachePolicy",
     "AWS::CloudFront::Distribution",
+    "AWS::CloudWatch::Alarm",
     "AWS::ElastiCache::ParameterGroup",
     "AWS::ElastiCache::ReplicationGroup",
     "AWS::ElastiCache::SubnetGroup",

@@ -13,7 +13,8 @@ from kubernetes_validate.utils import validate
 from fibflow.deploy.kubernetes import fill
 from fibflow.io.alerts import link
 from fibflow.io.kinesis.address import KinesisAddress
-from fibflow.pipelines import daily, ingest, jobs, news, notify, stream
+from fibflow.io.redisaddress import split_password
+from fibflow.pipelines import daily, exporter, ingest, jobs, news, notify, stream
 from fibflow.runners.services import flinkhome
 from fibflow.serving.__main__ import parser as serving_parser
 from fibflow.tests.deploy.aws import stacks
@@ -22,6 +23,7 @@ from fibflow.tests.deploy.kubernetes.manifests import VALUES, arguments_of, docu
 
 PARSERS = {
     "fibflow.pipelines.daily": daily.parser,
+    "fibflow.pipelines.exporter": exporter.parser,
     "fibflow.pipelines.ingest": ingest.parser,
     "fibflow.pipelines.jobs": jobs.parser,
     "fibflow.pipelines.news": news.parser,
@@ -37,6 +39,7 @@ SECRETS = {
     "key-pepper": "FIBFLOW_KEY_PEPPER",
     "database-password": "PGPASSWORD",
     "redis-url": "REDIS_URL",
+    "redis-password": "REDIS_PASSWORD",
 }
 NOT_ASKED = {"daily", "news", "submit", "stop", "resume"}
 
@@ -196,6 +199,7 @@ def test_names_of_what_lies_on_aws_are_the_stacks():
     args, _ = stream.parser().parse_known_args(arguments[1:])
     assert KinesisAddress.parse(args.source).stream == called(made["Ticks"]["Name"])
     assert link.password(args.alerts) is None
+    assert split_password(args.redis) == (f"rediss://{VALUES['REDIS_HOST']}:6379/0", None)
     assert args.dynamodb == called(made["PriceTable"]["TableName"])
     assert args.dynamodb_ticks == called(made["TickTable"]["TableName"])
     assert set(re.findall(r"arn:aws:sns:[^\s\"]+", text)) == {

@@ -1,0 +1,1 @@
+"""How Fibflow is watched: Prometheus' rules with their tests, Grafana's dashboards."""
