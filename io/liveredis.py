@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from fibflow.io.livestore_scripts import Script
+from fibflow.io.redisaddress import NO_ADDRESS, PASSWORD
 
 #: What passes by itself: a restart, a failover, a network.
 _PASSING = (
@@ -65,7 +67,8 @@ class Connection:
     """Asks Redis, and again while it is away. Opens at the first question.
 
     Attributes:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; without a password in it, ``REDIS_PASSWORD`` of the
+            process that asks is one.
         timeout_s: of one answer.
         errors: how often Redis was away; it only grows.
     """
@@ -95,7 +98,7 @@ class Connection:
                 return question(self._open())
             except _REFUSED as error:
                 raise LiveStoreError(
-                    f"Redis refuses the user or password of REDIS_URL: {line(error)}"
+                    f"Redis refuses the user or password of REDIS_URL and {PASSWORD}: {line(error)}"
                 ) from error
             except _PASSING as error:
                 # The name of a failed-over server points elsewhere now.
@@ -139,13 +142,16 @@ class Connection:
             try:
                 self._client = redis.Redis.from_url(
                     self.url,
+                    # One in the address comes before it.
+                    password=os.environ.get(PASSWORD) or None,
                     socket_timeout=self.timeout_s,
                     socket_connect_timeout=self.timeout_s,
                     retry=Retry(NoBackoff(), 0),
                     protocol=2,
                 )
-            except ValueError as error:
-                raise LiveStoreError(f"REDIS_URL is no address of Redis: {line(error)}") from error
+            except ValueError:
+                # What Python says of it may show a part of the password.
+                raise LiveStoreError(NO_ADDRESS) from None
         return self._client
 
 

@@ -35,6 +35,7 @@ from fibflow.io.liverecords import (
     unpack_prices,
 )
 from fibflow.io.liveredis import Call, Connection, Patience, another_store
+from fibflow.io.redisaddress import split_password
 from fibflow.transforms.buckets import BUCKETS, bucket_of
 from fibflow.transforms.openbars import Flush
 from fibflow.transforms.partials import as_arrow, newest
@@ -78,7 +79,8 @@ class LiveStore:
     """A live store, for writing and reading. Opens its connections at the first call; pickle it before that.
 
     Attributes:
-        url: ``redis://``, ``rediss://`` or ``unix://``, with user, password and database where needed.
+        url: ``redis://``, ``rediss://`` or ``unix://``, with user and database where needed; and a password,
+            which is not pickled. Without one it is ``REDIS_PASSWORD`` of the process that asks.
         prefix: begins every key, so that several stores can share a server.
         buckets: of symbols; the job's.
         keep: how many closed bars of a (symbol, timeframe), up to 65,535.
@@ -102,6 +104,11 @@ class LiveStore:
         if not 1 <= self.keep <= _MOST_KEPT or self.buckets < 1 or self.backlog < 1:
             raise ValueError(f"keep takes 1 to {_MOST_KEPT}, buckets and backlog 1 or more")
         self.connection = Connection(self.url, self.timeout_s, self.patience)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the password out, and what is open: a pickled store lies in a job's graph."""
+        url, _ = split_password(self.url)
+        return {**vars(self), "url": url, "connection": Connection(url, self.timeout_s, self.patience)}
 
     def __enter__(self) -> LiveStore:
         return self

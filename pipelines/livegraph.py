@@ -29,7 +29,7 @@ from fibflow.io.streamtables import STREAM_TABLES, StreamJob
 from fibflow.io.ticks import DecodeTicks, archive
 from fibflow.transforms import aggregate, coders
 from fibflow.transforms.alerts import paths
-from fibflow.transforms.alerts.bardofn import EvaluateBarAlerts
+from fibflow.transforms.alerts.barintime import EvaluateBarsInTime
 from fibflow.transforms.alerts.intime import EvaluateInTime
 from fibflow.transforms.alerts.schema import kind_of
 from fibflow.transforms.bars import BarSpec
@@ -175,9 +175,10 @@ def _add_alerts(wakes: Any, job: LiveJob, ticks: Any, trades: Any, made: Any) ->
             | f"Alert{tag.title()}" >> _map(partial(paths.of_aggregates, span_us=span, calendar=calendar))
             for tag, span in spans.items()
         ]
-    changes = wakes | "AlertChanges" >> tail_alerts(job.alerts)
+    # Steps with state of one and the same input would be told apart by nothing that lasts: each has its own.
+    changes = wakes | "ChangesWake" >> _same() | "AlertChanges" >> tail_alerts(job.alerts)
     through = None if job.history is None else job.history.through
-    facts = wakes | "AlertFacts" >> tail_facts(job.lake, through)
+    facts = wakes | "FactsWake" >> _same() | "AlertFacts" >> tail_facts(job.lake, through)
     of_prices, of_bars = (
         changes | f"Of{name}" >> beam.Filter(_is_of, kind).with_output_types(pa.Table)
         for name, kind in (("Prices", "changes"), ("Bars", "bar_changes"))
@@ -191,6 +192,14 @@ def _add_alerts(wakes: Any, job: LiveJob, ticks: Any, trades: Any, made: Any) ->
     (on_prices, on_bars) | "Fired" >> beam.Flatten() | "Outbox" >> ToOutbox(job.alerts)
 
 
+def _same() -> beam.ParDo:
+    return beam.Map(_itself).with_output_types(tuple[str, bytes])
+
+
+def _itself(wake: tuple[str, bytes]) -> tuple[str, bytes]:
+    return wake
+
+
 def _is_of(table: pa.Table, kind: str) -> bool:
     return kind_of(table) == kind
 
@@ -201,10 +210,10 @@ def _is_raw(job: LiveJob) -> bool:
     return job.properties.get(tables.LIVE.name, {}).get(tables.PRICE_BASIS, raw) == raw
 
 
-def _bar_alerts(job: LiveJob) -> EvaluateBarAlerts:
+def _bar_alerts(job: LiveJob) -> EvaluateBarsInTime:
     calendar, policy = job.spec.calendar, job.policy
     reader = None if job.lake is None else BarHistory(job.lake, calendar)
-    return EvaluateBarAlerts(
+    return EvaluateBarsInTime(
         calendar, job.spec.timeframes, policy.buckets, reader, policy.lateness_us, _settle_s(job)
     )
 

@@ -36,6 +36,7 @@ from fibflow.io.lake import Lake
 from fibflow.io.liveredis import LiveStoreError
 from fibflow.io.livestore import LiveStore
 from fibflow.io.postgres import PostgresError
+from fibflow.io.redisaddress import PASSWORD, split_password
 from fibflow.io.streamfiles import FileLimits
 from fibflow.io.streamtables import STREAM_TABLES, StreamJob, check_start, next_start
 from fibflow.pipelines import cli, runner
@@ -75,7 +76,12 @@ def parser() -> cli.Parser:
         help="which messages make the bars; the others only move the last price",
     )
     cli.add_lake_arguments(found)
-    found.add_argument("--redis", metavar="URL", help="the live store; without it only the lake is written")
+    found.add_argument(
+        "--redis",
+        metavar="URL",
+        help="the live store; without it only the lake is written. Its password is read from REDIS_PASSWORD, "
+        "here and by the workers",
+    )
     dynamodb = found.add_argument_group("DynamoDB (python -m pipelines.tables makes the tables)")
     dynamodb.add_argument(
         "--dynamodb", metavar="TABLE", help="last prices go there too; it never holds the bars back"
@@ -154,6 +160,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Look at all that the job needs, submit it, and wait for its end unless detached."""
     given = list(sys.argv[1:] if argv is None else argv)
     args, flags = parser().parse_known_args(given)
+    _take_password(args)
     checked_options((), flags)
     place = Place(
         runner=args.runner,
@@ -169,6 +176,28 @@ def run(argv: Sequence[str] | None = None) -> int:
     job = live_job(args, None if kept is None else kept.written)
     place.reach()
     return submit(job, place, given, flags, args.detach)
+
+
+def _take_password(args: argparse.Namespace) -> None:
+    """Take the password out of ``--redis``: what is submitted, and how, can be read by others.
+
+    Raises:
+        UsageError: it is no address.
+    """
+    if not args.redis:
+        return
+    try:
+        args.redis, password = split_password(args.redis)
+    except ValueError as error:
+        raise UsageError(f"--redis: {error}") from None
+    if password is not None:
+        # For this process, which looks whether Redis answers, and may be the worker.
+        os.environ[PASSWORD] = password
+        if args.runner == "flink":
+            print(
+                f"stream: --redis is kept without its password: the workers take it from {PASSWORD}",
+                file=sys.stderr,
+            )
 
 
 def live_job(args: argparse.Namespace, written: int | None) -> LiveJob:

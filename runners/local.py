@@ -3,7 +3,7 @@
 ``python -m runners.local up`` starts Redis, PostgreSQL, an emulator of AWS, a Flink cluster, Beam's job
 server and its Python worker pool, each in a process of its own, with pid files, logs and data in
 ``.local``; ``status`` tells how they are, and ``down`` stops them. `Stack` is the same for tests. All
-listen on loopback only.
+listen on loopback only, but for Flink's reporters of metrics: those are off unless ``--ports`` names theirs.
 """
 
 from __future__ import annotations

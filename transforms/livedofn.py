@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from apache_beam import coders, pvalue
-from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.shared import Shared
@@ -25,6 +24,7 @@ from fibflow.transforms.history import note_of
 from fibflow.transforms.livebars import LiveBars, Output, Plan, StreamPolicy
 from fibflow.transforms.livebucket import Memo
 from fibflow.transforms.livecells import BASE, DAYS, HEAD, MINUTES, REVISIONS, SEEN
+from fibflow.transforms.livecounts import LiveCounts
 from fibflow.transforms.openbars import Flush, Pace
 from fibflow.transforms.partials import as_arrow
 
@@ -191,10 +191,7 @@ class LiveBarsFn(beam.DoFn):
     def __init__(self, spec: BarSpec, policy: StreamPolicy, pace: Pace | None = None) -> None:
         self._spec, self._policy, self._pace = spec, policy, pace
         self._shared = Shared()
-        self._count = {
-            name: Metrics.counter("fibflow", name)
-            for name in ("ticks_in", "history_in", "late", "dead_letters", "bars_out", "bars_open")
-        }
+        self._counts = LiveCounts()
 
     def setup(self) -> None:
         """Make what all buckets share."""
@@ -235,7 +232,7 @@ class LiveBarsFn(beam.DoFn):
         """Take a bucket's rows, or days of its history."""
         key, rows = element
         is_history = note_of(rows) is not None
-        self._count["history_in" if is_history else "ticks_in"].inc(len(rows))
+        self._counts.rows("history_in" if is_history else "ticks_in", len(rows))
         with self._bucket(key, head, base, revisions, days, m0, m1, m2, m3, m4, s0, s1, s2, s3, s4) as live:
             yield from self._emit(live.take_history(rows) if is_history else live.add(rows), due)
             yield from self._pass_on(key, live, clocks, flush, check)
@@ -331,13 +328,13 @@ class LiveBarsFn(beam.DoFn):
         if output.timer is not None:
             due.set(Timestamp(micros=output.timer))
         if output.bars is not None:
-            self._count["bars_out"].inc(len(output.bars))
+            self._counts.bars(output.bars)
             yield output.bars
         if output.late is not None:
-            self._count["late"].inc(len(output.late))
+            self._counts.rows("late", len(output.late))
             yield pvalue.TaggedOutput(LATE, output.late)
         for letters in output.dead_letters:
-            self._count["dead_letters"].inc(len(letters))
+            self._counts.letters(letters)
             yield pvalue.TaggedOutput(DEAD_LETTERS, letters)
 
     def _pass_on(self, key: int, live: LiveBars, clocks: Any, flush: Any, check: Any) -> Iterator[Any]:
@@ -389,6 +386,6 @@ class LiveBarsFn(beam.DoFn):
             now = pace.now()
             known = known._replace(stamp=max(known.stamp + 1, now))
             live.news(of_days).let_out = now
-            self._count["bars_open"].inc(len(bars))
+            self._counts.rows("bars_open", len(bars))
             yield pvalue.TaggedOutput(OPEN, tuple(Flush(key, known.stamp, of_days, whole, bars)))
             clocks.write(known)

@@ -14,6 +14,7 @@ ALWAYS = (
     "serving.yaml",
     "ingest.yaml",
     "notify.yaml",
+    "exporter.yaml",
     "news.yaml",
 )
 _WANTED = re.compile(r"\$\{([A-Z_]+)\}")

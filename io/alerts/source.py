@@ -37,8 +37,8 @@ class ChangeFeed:
     """Changes of alerts in PostgreSQL, as ``feed.read_changes`` gives them.
 
     A position is (revision up to which all was told, revision up to which only what is in force then was);
-    ``(-1, 0)`` for nothing. The last table of ``CHANGES``, for now, says up to which instant all is told;
-    tables of ``BAR_CHANGES`` come before those that say so much of them.
+    ``(-1, 0)`` for nothing. The last table of ``BAR_CHANGES``, and of ``CHANGES``, for now, says up to which
+    instant all of its kind is told.
 
     Attributes:
         url: as of ``Link``.
@@ -67,8 +67,11 @@ class ChangeFeed:
         began = int(self.clock() * _MICROS)
         after, top = position
         page, top = self._link.ask(lambda connection: self._page(connection, after, top))
-        found = [page.bars] if len(page.bars) else []
-        found.append(page.prices if page.more else with_through(page.prices, began))
+        found = [page.bars, page.prices]
+        if page.more:
+            found = [changes for changes in found if len(changes)]
+        else:
+            found = [with_through(changes, began) for changes in found]
         return Look((page.last, top), found, page.more)
 
     def _page(self, connection: Connection, after: int, top: int) -> tuple[feed.Page, int]:

@@ -21,7 +21,7 @@ from fibflow.io.vendor.access import KEY_VARIABLES
 CANARY = "FIBFLOWCANARY"
 _CANARY = re.compile(r"[A-Z0-9.]{0,57}CANARY")
 _PASSWORD = re.compile(r"://[^/@\s]*?:([^/\s]*)@")
-_SECRETS = (*KEY_VARIABLES, "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SECRETS = (*KEY_VARIABLES, "PGPASSWORD", "REDIS_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # A shorter one would be found in words that are none.
 _LEAST_SECRET = 4
 #: Of boto3's clients: a service that does not answer is to be told before time is up.

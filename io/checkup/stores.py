@@ -119,7 +119,7 @@ def _marker(known: dict[str, str], info: dict[str, Any]) -> Finding:
 # PostgreSQL ------------------------------------------------------------------------------------------------
 
 # Of an outbox that is long nobody needs the exact length.
-_WAITING = """
+WAITING = """
 SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(due)), 0)::float8 FROM (
     SELECT due FROM alert_deliveries WHERE state = 'pending' ORDER BY destination, due LIMIT 100000
 ) AS each
@@ -157,9 +157,9 @@ def alerts(site: Site) -> Iterator[Finding]:
     """Look at the outbox, and whether a job holds prices against the alerts."""
     assert site.postgres is not None
     with session(site.postgres, program="fibflow doctor") as connection:
-        count, overdue = _one(connection, _WAITING)
-        (dead,) = _one(connection, _DEAD)
-        (active,) = _one(connection, _ACTIVE)
+        count, overdue = one(connection, WAITING)
+        (dead,) = one(connection, _DEAD)
+        (active,) = one(connection, _ACTIVE)
     told = f"{count:,} deliveries wait"
     if overdue > WARNS_S:
         judged = failed if overdue > FAILS_S else warning
@@ -179,7 +179,8 @@ def alerts(site: Site) -> Iterator[Finding]:
     yield _watched(site, int(active))
 
 
-def _one(connection: PgConnection, statement: str) -> tuple[Any, ...]:
+def one(connection: PgConnection, statement: str) -> tuple[Any, ...]:
+    """Return the one row of a statement that may not take long."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
         cursor.execute(statement)

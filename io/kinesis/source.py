@@ -36,14 +36,17 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.kinesis.address import KinesisAddress
-from fibflow.io.kinesis.decoded import TAGS, Decoded, Decoder
+from fibflow.io.kinesis.decoded import DEAD_LETTERS, TAGS, Decoded, Decoder
 from fibflow.io.kinesis.errors import Clock, Sleep, kinesis_client
 from fibflow.io.kinesis.positions import Lane, LaneState
 from fibflow.io.kinesis.reader import LaneReader, Limits, Poll
 from fibflow.io.watermark import SteppedWatermark
 from fibflow.transforms.coders import tables_of
+from fibflow.transforms.livecounts import REJECTED, by_word
 
 _THREADS = 8
+#: In the place of the milliseconds that a shard is behind, once it was closed and read to its end.
+ENDED = -1
 
 
 @dataclass(frozen=True)
@@ -298,8 +301,13 @@ def _count(poll: Poll, decoded: Decoded) -> None:
     Metrics.counter(name, "failed").inc(poll.failed)
     for tag, table in decoded.outputs.items():
         Metrics.counter(name, f"messages.{tag}").inc(len(table))
+        if tag == DEAD_LETTERS:
+            for reason, count in by_word(table["reason"]).items():
+                Metrics.counter(name, REJECTED + reason).inc(count)
     for block in poll.blocks:
-        Metrics.gauge(name, f"millis_behind_latest.{block.step.shard}").set(block.step.behind)
+        # What has ended is asked no more: its last answer must not stand for ever.
+        behind = ENDED if block.step.ended else block.step.behind
+        Metrics.gauge(name, f"millis_behind_latest.{block.step.shard}").set(behind)
         Metrics.distribution(name, "millis_behind_latest").update(block.step.behind)
 
 

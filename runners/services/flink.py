@@ -28,7 +28,8 @@ class JobManager(Service):
 
     def command(self, start: int) -> list[str]:
         """Return the command line, with the memory settings that Flink computes."""
-        return self.cluster.command(_ENTRYPOINT, "JM", "--executionMode", "cluster")
+        reporter = self.cluster.reporter(self.name)
+        return self.cluster.command(_ENTRYPOINT, "JM", "--executionMode", "cluster", *reporter)
 
     def environment(self) -> dict[str, str]:
         """Return Flink's folders."""
@@ -63,7 +64,8 @@ class TaskManager(Service):
 
     def command(self, start: int) -> list[str]:
         """Return the command line, with the memory settings that Flink computes."""
-        return self.cluster.command(_RUNNER, "TM", "-D", f"taskmanager.resource-id={self._id(start)}")
+        named = "-D", f"taskmanager.resource-id={self._id(start)}"
+        return self.cluster.command(_RUNNER, "TM", *named, *self.cluster.reporter(self.name))
 
     def environment(self) -> dict[str, str]:
         """Return Flink's folders."""

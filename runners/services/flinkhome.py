@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fibflow.runners.services.installed import java, package_folder
@@ -35,6 +35,11 @@ _OPENS = (
     *(f"java.base/java.util.concurrent{part}" for part in ("", ".atomic", ".locks")),
     "java.base/sun.nio.ch",
 )
+_REPORTER_PORT = "metrics.reporter.prom.port"
+_REPORTER = {
+    "metrics.reporters": "prom",
+    "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
+}
 _LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -58,6 +63,8 @@ class Cluster:
         rpc_port: Where task managers find the job manager.
         slots: Slots of each task manager.
         jars: Returns jars to put before Flink's own, in this order; asked when the cluster is prepared.
+        metrics: A port for each of its processes, by name, at which Prometheus finds the process's metrics.
+            Flink's reporter listens there on all of the machine's addresses: it cannot be told otherwise.
     """
 
     folder: Path
@@ -65,6 +72,7 @@ class Cluster:
     rpc_port: int
     slots: int = 2
     jars: Callable[[], Sequence[Path]] = tuple
+    metrics: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def conf(self) -> Path:
@@ -119,6 +127,9 @@ class Cluster:
             "restart-strategy.fixed-delay.delay": "1 s",
             # The cluster has Beam's classes, the mended ones first: what comes with a job stays behind them.
             "classloader.resolve-order": "parent-first",
+            # Who asks for metrics waits for the next ones no longer than this.
+            "metrics.fetcher.update-interval": 2_000,
+            **(_REPORTER if self.metrics else {}),
             "io.tmp.dirs": str(self.folder / "tmp"),
             "blob.storage.directory": str(self.folder / "tmp"),
         }
@@ -162,6 +173,11 @@ class Cluster:
             *arguments,
             *memory,
         ]
+
+    def reporter(self, process: str) -> tuple[str, ...]:
+        """Return the arguments that give a process the port of its metrics."""
+        port = self.metrics.get(process)
+        return () if port is None else ("-D", f"{_REPORTER_PORT}={port}")
 
     def environment(self) -> dict[str, str]:
         """Return the variables of its programs."""

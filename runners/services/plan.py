@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,8 @@ KINDS = ("redis", "postgres", "moto", "job-manager", "task-manager", "worker-poo
 GROUPS = {"flink": ("job-manager", "task-manager"), "beam": ("worker-pool", "job-server")}
 #: What has a port to be chosen.
 PORTS = (*(kind for kind in KINDS if kind != "task-manager"), "job-manager-rpc")
+#: What has one only where it is named: Flink's reporters listen on all of a machine's addresses.
+_METRICS = re.compile(r"(job-manager|task-manager-[1-9]\d*)-metrics")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Plan:
 
     Attributes:
         kinds: Its kinds of servers, a part of `KINDS` in that order.
-        ports: A port for each of `PORTS`.
+        ports: A port for each of `PORTS`; and, for Prometheus, of ``job-manager-metrics``,
+            ``task-manager-1-metrics`` and up, where Flink's reporters are to be on.
         task_managers: How many task managers there are.
         slots: Slots of each.
     """
@@ -49,7 +53,7 @@ class Plan:
         Raises:
             ServiceError: an unknown port's name, no task manager or no slot.
         """
-        unknown = sorted(set(self.ports) - set(PORTS))
+        unknown = sorted(name for name in self.ports if name not in PORTS and not _METRICS.fullmatch(name))
         if unknown:
             raise ServiceError(f"no port is called {unknown[0]}: choose from {', '.join(PORTS)}")
         if self.task_managers < 1 or self.slots < 1:
@@ -64,7 +68,12 @@ class Plan:
         """Return the servers by name, in order; each keeps its files in ``folder/<kind>``."""
         ports = self.ports
         cluster = Cluster(
-            folder / "flink", ports["job-manager"], ports["job-manager-rpc"], self.slots, cluster_jars
+            folder / "flink",
+            ports["job-manager"],
+            ports["job-manager-rpc"],
+            self.slots,
+            cluster_jars,
+            {name.removesuffix("-metrics"): port for name, port in ports.items() if _METRICS.fullmatch(name)},
         )
         data: list[Service] = [
             Redis(folder / "redis", ports["redis"]),

@@ -80,6 +80,29 @@ def test_a_wrong_password_is_no_matter_of_waiting_and_not_shown(server):
         server.client.config_set("requirepass", "")
 
 
+def test_a_password_comes_from_the_environment_unless_the_address_has_one(server, monkeypatch):
+    server.client.config_set("requirepass", "right")
+    try:
+        for variable, address, said in (
+            ("right", None, ""),
+            ("wrong", "right", ""),
+            ("wrong", None, "REDIS_PASSWORD"),
+            ("", None, "REDIS_PASSWORD"),
+        ):
+            monkeypatch.setenv("REDIS_PASSWORD", variable)
+            url = server.url.replace("redis://", f"redis://:{address}@") if address else server.url
+            with LiveStore(url, patience=NO_PATIENCE) as store:
+                if not said:
+                    store.status()
+                    continue
+                with pytest.raises(LiveStoreError, match=said) as told:
+                    store.status()
+                assert "wrong" not in str(told.value).replace("wrong number", "")
+    finally:
+        server.client.execute_command("AUTH", "right")
+        server.client.config_set("requirepass", "")
+
+
 def test_what_redis_refuses_is_said_in_one_line(server):
     with fresh(server) as store:
         server.client.set(store.key("meta"), "not a hash")
@@ -88,5 +111,8 @@ def test_what_redis_refuses_is_said_in_one_line(server):
 
 
 def test_an_address_that_is_none_is_refused():
-    with pytest.raises(LiveStoreError, match="REDIS_URL is no address of Redis"):
-        Connection("http://localhost", 1.0, NO_PATIENCE).ask(lambda client: client.ping())
+    # Python would show what it takes for the port.
+    for url in ("http://localhost", "redis://:hush/1@localhost"):
+        with pytest.raises(LiveStoreError, match="REDIS_URL is no address of Redis") as told:
+            Connection(url, 1.0, NO_PATIENCE).ask(lambda client: client.ping())
+        assert "hush" not in str(told.value)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fibflow.io.alerts import predecessor
+from fibflow.io.alerts import predecessorwords
 from fibflow.io.alerts.model import Alert
 from fibflow.io.alerts.predecessor import Reading, Refused
 from fibflow.io.alerts.predecessorwords import CONFIG, HISTORY
@@ -321,7 +321,7 @@ def test_without_a_history_the_items_tell_how_often_they_fired(url, store, put, 
     assert (alert.state, alert.firings, alert.fired) == ("fired", 7, OLD)
 
 
-@pytest.mark.parametrize("theirs", sorted(predecessor.OPERATOR_WORDS))
+@pytest.mark.parametrize("theirs", sorted(predecessorwords.OPERATOR_WORDS))
 @pytest.mark.parametrize("shape", [str.upper, lambda word: word.replace("_", "-"), lambda word: f" {word} "])
 def test_every_word_for_a_condition_is_one_of_ours(theirs, shape):
     item = {**GOOD, "condition": shape(theirs), "threshold": Decimal(5)}

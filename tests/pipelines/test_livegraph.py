@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+from base64 import b64decode
+from collections import Counter
 from typing import Any
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
 
 from fibflow.io.aws import AwsConfig
 from fibflow.io.kinesis import decoded
@@ -23,7 +27,7 @@ from fibflow.transforms.timeframe import parse_timeframes
 ALERTS = "postgresql://nobody@nowhere/alerts"
 
 
-def graph(folder: Any, feed: str, redis: bool, alerts: str | None) -> Any:
+def graph(folder: Any, feed: str, redis: bool, alerts: str | None, url: str = "redis://nowhere") -> Any:
     """What the runner is given."""
     job = LiveJob(
         lanes=[Lane("ticks", 0, LaneState({}))],
@@ -33,7 +37,7 @@ def graph(folder: Any, feed: str, redis: bool, alerts: str | None) -> Any:
         policy=StreamPolicy(buckets=4),
         lake=Lake(str(folder), new_id=str),
         job=StreamJob("live", 1, "run"),
-        store=LiveStore("redis://nowhere") if redis else None,
+        store=LiveStore(url) if redis else None,
         alerts=alerts,
     )
     pipeline = beam.Pipeline(options=PipelineOptions(["--streaming"]))
@@ -68,6 +72,8 @@ def test_a_savepoint_without_alerts_holds_for_a_job_with_them(tmp_path, feed, re
         "AlertsBegin",
         "AlertsGoOn",
         "AlertsWake",
+        "ChangesWake",
+        "FactsWake",
         "AlertChanges",
         "OfPrices",
         "OfBars",
@@ -80,10 +86,44 @@ def test_a_savepoint_without_alerts_holds_for_a_job_with_them(tmp_path, feed, re
     assert tops - {"Together"} == both | prices
 
 
+@pytest.mark.parametrize("feed", [decoded.TRADES, decoded.MINUTES])
+@pytest.mark.parametrize("redis", [True, False])
+@pytest.mark.parametrize("alerts", [ALERTS, None])
+def test_a_savepoint_holds_for_the_job_submitted_again(tmp_path, feed, redis, alerts):
+    """The runner names a stage by its input: of two with one input, either may get the other's state."""
+    inputs = Counter(
+        step.inputs[main]
+        for step in graph(tmp_path, feed, redis, alerts).transforms.values()
+        for main in heads(step)
+    )
+    assert len(inputs) > 3
+    assert [name for name, stages in inputs.items() if stages > 1] == []
+
+
+def heads(step: Any) -> list[str]:
+    """The main input of a step that begins a stage: one with state, timers, or a source that is split."""
+    if step.spec.urn != "beam:transform:pardo:v1":
+        return []
+    told = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
+    begins = told.state_specs or told.timer_family_specs or told.restriction_coder_id
+    return [name for name in step.inputs if name not in told.side_inputs] if begins else []
+
+
 def sources(made: Any) -> list[str]:
     """Steps that begin with nothing, by the ids that the runner sorts them by."""
     urn = "beam:transform:impulse:v1"
     return sorted(name for name, step in made.transforms.items() if step.spec.urn == urn)
+
+
+def test_no_password_of_redis_is_in_the_graph(tmp_path):
+    made = graph(tmp_path, decoded.TRADES, True, ALERTS, "rediss://:hush@nowhere")
+    urn = "beam:transform:pardo:v1"
+    payloads = [each.spec.payload for each in made.transforms.values() if each.spec.urn == urn]
+    functions = [beam_runner_api_pb2.ParDoPayload.FromString(payload).do_fn.payload for payload in payloads]
+    told = [bz2.decompress(b64decode(function)) for function in functions]
+    assert sum(b"rediss://nowhere" in each for each in told) > 3
+    assert not any(b"hush" in each for each in told)
+    assert b"hush" not in made.SerializeToString()
 
 
 def test_no_password_is_needed_to_print_a_job(tmp_path):

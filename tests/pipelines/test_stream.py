@@ -5,6 +5,7 @@ For minute rows as they come; for trades while servers are killed, shards split 
 
 from __future__ import annotations
 
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -17,17 +18,24 @@ import pytest
 from fibflow.io.aws import AwsConfig
 from fibflow.io.dynamodb import PriceTable, TickTable
 from fibflow.io.livestore import LiveStore
+from fibflow.pipelines import exporter
+from fibflow.runners.services.process import HOST
 from fibflow.runners.services.stack import Stack
+from fibflow.tests.io.exporter.told import Told
+from fibflow.tests.io.exporter.told import told as told_of
 from fibflow.tests.io.kinesis.server import serving
 from fibflow.tests.pipelines.live import (
     LATENESS_US,
+    SHARDS,
     SYMBOLS,
     TIMEFRAMES,
     LiveRun,
     Market,
     Segment,
+    Verdict,
     compare,
     differing,
+    sql,
     wait_until,
 )
 from fibflow.transforms.timeframe import MINUTE_US
@@ -65,6 +73,11 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
             run.play(segment)
         run.wait_for_end()
         wait_until(lambda: prices_agree(run), "DynamoDB holds the last prices that Redis does")
+        told: Told = {}
+        wait_until(lambda: tells_all(told, run), "Flink has all of its tasks' numbers")
+        port = stack.plan.ports["task-manager-1-metrics"]
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=60) as answer:
+            of_flink = answer.read().decode()
     finally:
         run.cancel()
     found = compare(run)
@@ -75,6 +88,58 @@ def test_of_minutes_the_lake_is_batch_over_the_archive(stack: Stack, tmp_path: P
     assert found.unreadable == truth.broken
     assert found.ticks == truth.readable
     assert found.ticks == found.used + found.duplicates + found.late
+    check_told(told, run, found)
+    assert "flink_taskmanager_job_task_operator_kinesis_messages_minutes" in of_flink
+
+
+def check_told(told: Told, run: LiveRun, found: Verdict) -> None:
+    """What Prometheus reads is what the lake has."""
+    assert told["fibflow_stream_up"] == {("live",): 1.0}
+    assert set(told["fibflow_kinesis_lag_seconds"].values()) == {0.0}
+    assert len(told["fibflow_kinesis_lag_seconds"]) == SHARDS
+    assert told["fibflow_stream_watermark_lag_seconds"]["live",] > 0
+    commits = told["fibflow_stream_commit_seconds_count"]
+    assert set(commits) == {(name,) for name in ("bronze.ticks", "silver.live", "late", "dead_letters")}
+    assert min(told["fibflow_stream_checkpoint_bytes"][()], *commits.values()) > 0
+    if told["fibflow_stream_restarts_total"]["live",]:
+        return  # on a machine that cannot keep up: what was read again was counted again
+    truth, live = run.market.tape.truth, run.table("silver.live")
+    assert total(told, "ticks") == truth.readable
+    assert total(told, "late") == found.late
+    assert total(told, "duplicates") == found.duplicates
+    assert total(told, "rejected") == truth.broken
+    assert live is not None
+    # Of a bar that went out several times a file keeps the last: ended, each revision, final.
+    each = "select timeframe, max(revision) as times from live group by symbol, timeframe, ts"
+    query = f"select timeframe, count(*) as least, sum(2 + times) as most from ({each}) group by timeframe"
+    bounds = {row["timeframe"]: row for row in sql(query, live=live).to_pylist()}
+    bars = {name: count for (name,), count in told["fibflow_stream_bars_total"].items()}
+    assert set(bars) == set(bounds)
+    assert all(bounds[name]["least"] <= bars[name] <= bounds[name]["most"] for name in bars)
+    assert total(told, "bars_revised") >= found.revised
+
+
+def exported(run: LiveRun) -> Told:
+    """What Prometheus would read of the job now."""
+    master = run.stack.address("job-manager")
+    line = ["--flink-master", master, "--lake", str(run.lake), "--timeout", "60"]
+    args = exporter.parser().parse_args(line)
+    return told_of(exporter.exporter_of(args, {}).metrics())
+
+
+def tells_all(told: Told, run: LiveRun) -> bool:
+    """Ask the exporter, and return whether all that was read is counted; after a restart that begins anew."""
+    told.clear()
+    told.update(exported(run))
+    restarts = told.get("fibflow_stream_restarts_total", {}).get(("live",))
+    if restarts is None:
+        return False
+    return restarts > 0 or total(told, "ticks") >= run.market.tape.truth.readable
+
+
+def total(told: Told, name: str) -> float:
+    """The sum of a counter of the stream over its labels."""
+    return sum(told.get(f"fibflow_stream_{name}_total", {}).values())
 
 
 def prices_agree(run: LiveRun) -> bool:

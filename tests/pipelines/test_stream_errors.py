@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from fibflow.io.aws import AwsConfig
+from fibflow.io.redisaddress import PASSWORD
+from fibflow.pipelines.cli import UsageError
+from fibflow.pipelines.stream import run
 from fibflow.runners.services.process import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +58,18 @@ def test_no_credentials(tmp_path, flink):
     code, said = stream(None, tmp_path / "lake", "--source", "kinesis://ticks", *flink)
     assert code == 1
     assert "no AWS credentials found" in said
+
+
+@pytest.mark.parametrize("kept", ["redis://:hush@h", "redis://h?password=hush"])
+def test_the_password_of_redis_is_taken_off_the_command_line(kept, monkeypatch, capsys):
+    monkeypatch.setenv(PASSWORD, "")
+    argv = ["--source", "kinesis://ticks", "--bars-from", "trades", "--lake", "lake", "--redis", kept]
+    with pytest.raises(UsageError, match="needs --flink-master"):
+        run(argv)
+    assert os.environ[PASSWORD] == "hush"
+    said = capsys.readouterr().err
+    assert "the workers take it from REDIS_PASSWORD" in said
+    assert "hush" not in said
 
 
 def test_flink_that_does_not_answer(s3_server, tmp_path, flink):

@@ -19,9 +19,11 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from fibflow.runners.services import pids
+from fibflow.runners.services.flink import JobManager, TaskManager
 from fibflow.runners.services.flinkhome import Cluster
 from fibflow.runners.services.installed import java, package_folder, program
 from fibflow.runners.services.jars import lay_out
+from fibflow.runners.services.plan import Plan, kinds_of
 from fibflow.runners.services.process import HOST, Process, ServiceError, exchange, free_ports, http_json
 from fibflow.runners.services.stack import Stack
 
@@ -385,6 +387,32 @@ def test_a_missing_flink_says_what_to_install(tmp_path, monkeypatch):
 def test_a_stack_that_cannot_be_is_refused(tmp_path, kinds, sizes, message):
     with pytest.raises(ServiceError, match=message):
         Stack(kinds, folder=tmp_path, **sizes)
+
+
+def test_a_process_of_flink_that_has_a_port_for_its_metrics_tells_them_there(tmp_path):
+    ports = {"job-manager-metrics": 9249, "task-manager-2-metrics": 9250}
+    plan = Plan(kinds_of(["flink"]), ports, task_managers=2).with_free_ports()
+    clusters = clusters_of(plan, tmp_path)
+    given = {name: cluster.reporter(name) for name, cluster in clusters.items()}
+    told = {name: ("-D", f"metrics.reporter.prom.port={port}") for name, port in ports.items()}
+    assert given == {
+        "job-manager": told["job-manager-metrics"],
+        "task-manager-1": (),
+        "task-manager-2": told["task-manager-2-metrics"],
+    }
+    assert clusters["job-manager"].settings()["metrics.reporters"] == "prom"
+
+
+def clusters_of(plan: Plan, folder: Path) -> dict[str, Cluster]:
+    """What each process of Flink is told of its cluster."""
+    services = plan.services(folder).items()
+    return {name: each.cluster for name, each in services if isinstance(each, (JobManager, TaskManager))}
+
+
+def test_no_reporter_is_on_that_was_not_asked_for(tmp_path):
+    clusters = clusters_of(Plan(kinds_of(["flink"])).with_free_ports(), tmp_path)
+    assert all(cluster.reporter(name) == () for name, cluster in clusters.items())
+    assert "metrics.reporters" not in clusters["job-manager"].settings()
 
 
 def test_a_task_manager_alone_is_refused(tmp_path):

@@ -9,6 +9,9 @@
   counts takes the place of all four.
 
 Bags may come back in any order: each part says its number.
+
+A version that is over is forgotten with its row; ``HEAD`` keeps the revision up to which that may have been.
+The feed of changes tells each version once, in order: one up to there that it told again is passed over.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from fibflow.transforms.alerts.barsplits import Splits
 from fibflow.transforms.alerts.schema import NEVER
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.livecells import Cells, StateError
+from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.timeframe import MINUTE_US, Timeframe
 
 Rows = npt.NDArray[np.void]
@@ -58,6 +62,8 @@ class Head:
         whole: bytes of the rows when the bags were last made anew.
         bytes_since, parts_since: what was appended since.
         asked_end: up to which end bars were asked for last, UTC microseconds.
+        revision: the highest of all changes that came.
+        forgotten: what that was when the bags were last made anew.
     """
 
     plan: str
@@ -67,6 +73,8 @@ class Head:
     bytes_since: int = 0
     parts_since: int = 0
     asked_end: int = NEVER
+    revision: int = NEVER
+    forgotten: int = NEVER
 
     def encode(self) -> bytes:
         """Return the cell."""
@@ -248,6 +256,13 @@ class Keeper:
             head.parts_since += 1
             head.bytes_since += len(part)
 
+    def new_of(self, changes: pa.Table) -> pa.Table:
+        """Return the changes that are not among those that may be forgotten, and take note of all."""
+        revision, head = numbers(changes, "revision"), self.head
+        head.revision = max(head.revision, int(revision.max()))
+        known = revision <= head.forgotten
+        return changes.filter(as_arrow(~known)) if known.any() else changes
+
     def save(self) -> None:
         """End the call: make the bags anew where they are long, and write the head."""
         memo, head = self._memo, self.head
@@ -265,6 +280,7 @@ class Keeper:
         for name in BAGS:
             self._cells.clear(name)
         head.bytes_since = head.parts_since = 0
+        head.forgotten = head.revision
         self.append(ALERTS, held.book.versions)
         self.append(TERMS, held.book.terms)
         self.append(BARS, held.shelf.rows())

@@ -31,6 +31,7 @@ coders.register()
 SETTLE_S = 30.0
 _MICROS = 1_000_000
 _KIND = b"fibflow.alerts"
+_INPUTS = ("Bars", "Changes", "Facts")
 
 
 class _Memos:
@@ -212,9 +213,14 @@ class EvaluateBarAlerts(beam.PTransform):
         split = [
             tables
             | f"{name}ByBucket"
-            >> beam.FlatMap(split_alerts, self.buckets).with_output_types(tuple[int, pa.Table])
-            for name, tables in zip(("Bars", "Changes", "Facts"), inputs, strict=False)
+            >> beam.FlatMap(self._split, self.buckets).with_output_types(tuple[int, pa.Table])
+            for name, tables in zip(_INPUTS, inputs, strict=False)
         ]
-        judge = EvaluateBarAlertsFn(self._plan, self.reader, self.settle_s, self.clock)
+        judge = self._judge(has_facts=len(inputs) == len(_INPUTS))
         keyed = split | "Together" >> beam.Flatten()
         return keyed | "Judge" >> beam.ParDo(judge).with_output_types(pa.Table)
+
+    _split = staticmethod(split_alerts)
+
+    def _judge(self, has_facts: bool) -> EvaluateBarAlertsFn:
+        return EvaluateBarAlertsFn(self._plan, self.reader, self.settle_s, self.clock)

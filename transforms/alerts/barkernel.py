@@ -81,11 +81,13 @@ class BarAlerts:
 
     def take_changes(self, changes: pa.Table) -> Taken:
         """Take versions of alerts, a table of ``barbook.BAR_CHANGES`` in the order of their revisions."""
+        if not len(changes):
+            return Taken()
         keeper = self._keeper()
         keeper.begin()
         book = keeper.held.book
         known = len(book.names)
-        new, terms, refused = book.take_changes(changes)
+        new, terms, refused = book.take_changes(keeper.new_of(changes))
         book.add(new, terms)
         keeper.held.widen()
         keeper.append(ALERTS, new)
@@ -97,6 +99,8 @@ class BarAlerts:
 
     def take_facts(self, facts: pa.Table) -> Taken:
         """Take a table of ``schema.FACTS``: splits, of any symbols."""
+        if not len(facts):
+            return Taken()
         keeper = self._keeper()
         keeper.begin()
         if keeper.held.splits.learn(facts):

@@ -11,8 +11,8 @@
 
 Bags may come back in any order: each part says its number.
 
-A version that is over is forgotten with its row. The feed of changes tells each of them once, in order: one
-that it told again, after later ones were forgotten too, would count again.
+A version that is over is forgotten with its row; ``HEAD`` keeps the revision up to which that may have been.
+The feed of changes tells each version once, in order: one up to there that it told again is passed over.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from fibflow.transforms.alerts.book import LAST as LAST_ROW
 from fibflow.transforms.alerts.book import Book
 from fibflow.transforms.alerts.facts import FACT
 from fibflow.transforms.alerts.rows import MOVE, ROW, Rows
+from fibflow.transforms.alerts.schema import NEVER
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.livecells import Cells, StateError
+from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.timeframe import IntradayAnchor
 
 #: Of each cell's content, in its first byte; parts of bags too.
@@ -56,6 +58,8 @@ class Head:
         parts: how many were ever appended: the number of the next.
         whole: bytes of the rows when the bags were last made anew.
         bytes_since, parts_since: what was appended since.
+        revision: the highest of all changes that came.
+        forgotten: what that was when the bags were last made anew.
     """
 
     def __init__(
@@ -66,9 +70,12 @@ class Head:
         whole: int = 0,
         bytes_since: int = 0,
         parts_since: int = 0,
+        revision: int = NEVER,
+        forgotten: int = NEVER,
     ) -> None:
         self.plan, self.stamp, self.parts = plan, stamp, parts
         self.whole, self.bytes_since, self.parts_since = whole, bytes_since, parts_since
+        self.revision, self.forgotten = revision, forgotten
 
     def encode(self) -> bytes:
         """Return the cell."""
@@ -193,6 +200,13 @@ class Keeper:
             head.parts_since += 1
             head.bytes_since += len(part)
 
+    def new_of(self, changes: pa.Table) -> pa.Table:
+        """Return the changes that are not among those that may be forgotten, and take note of all."""
+        revision, head = numbers(changes, "revision"), self._head
+        head.revision = max(head.revision, int(revision.max()))
+        known = revision <= head.forgotten
+        return changes.filter(as_arrow(~known)) if known.any() else changes
+
     def sweep(self, day: int) -> None:
         """Look, once a day, whether many rows are over, and forget them then."""
         memo, rows = self._memo, len(self.book.rows)
@@ -221,6 +235,7 @@ class Keeper:
         for name in BAGS:
             self._cells.clear(name)
         head.bytes_since = head.parts_since = 0
+        head.forgotten = head.revision
         self.append(ALERTS, book.rows)
         head.whole, head.bytes_since, head.parts_since = head.bytes_since, 0, 0
 

@@ -53,7 +53,7 @@ class LiveAlerts:
         if kind == "prices":
             return self._take_prices(keeper, table)
         if kind == "changes":
-            keeper.append(ALERTS, keeper.book.take_changes(table))
+            keeper.append(ALERTS, keeper.book.take_changes(keeper.new_of(table)))
         else:
             keeper.book.learn(table)
             keeper.put_facts()

@@ -33,6 +33,7 @@ from fibflow.io.kinesis.producer import PutOptions, PutTicks
 from fibflow.io.kinesis.reader import LaneReader, Limits
 from fibflow.io.kinesis.shards import list_shards, plan
 from fibflow.io.kinesis.source import (
+    ENDED,
     LaneCoder,
     LaneRestrictions,
     LaneStateCoder,
@@ -46,6 +47,7 @@ from fibflow.io.watermark import SteppedWatermark
 from fibflow.runners.profiles import profile
 from fibflow.tests.io.kinesis.begin import FAULTS, begin
 from fibflow.tests.io.kinesis.fake import FakeClock, FakeKinesis
+from fibflow.tests.transforms.counted import counting
 
 SECOND = 1_000_000
 
@@ -303,6 +305,23 @@ def test_a_closed_lane_ends_and_dead_letters_come_out():
     other = Runner(kinesis, second)
     other.bundle()
     assert list(other.state().shards) == ["shardId-000000000002"]
+
+
+@pytest.mark.parametrize(("split", "behind"), [(False, 0), (True, ENDED)])
+def test_what_was_read_is_counted_and_a_shard_that_ended_is_behind_nothing(split, behind):
+    kinesis = FakeKinesis(FakeClock(), 1)
+    kinesis.put("a", b"broken", 0)
+    kinesis.put("a", message(3), 0)
+    kinesis.put("a", message(5), 0)
+    (state,) = begin(kinesis)
+    if split:
+        kinesis.split(kinesis.open[0])
+    with counting() as counted:
+        Runner(kinesis, state).bundle()
+        found = counted()
+    assert (found["messages.trades"], found["messages.dead_letters"], found["rejected.json"]) == (2, 1, 1)
+    assert found["millis_behind_latest.shardId-000000000000"] == behind
+    assert ENDED < 0
 
 
 def test_the_next_bundle_is_due_when_a_shard_is():

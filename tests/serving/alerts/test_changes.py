@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fibflow.tests.serving.alerts.conftest import fire, make, problem
 
-_PERCENT = {"operator": "percent_up", "value": 5.0, "reference": "creation_price", "reference_price": 150.0}
+_PERCENT: dict[str, Any] = {
+    "operator": "percent_up",
+    "value": 5.0,
+    "reference": "creation_price",
+    "reference_price": 150.0,
+}
 
 
 @pytest.mark.parametrize("given", [{}, {"if_version": 1}])

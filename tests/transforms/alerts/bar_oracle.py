@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.partials import BAR_BATCH
 
 NAN = float("nan")
+_REVISIONS = itertools.count(1)
 
 
 def as_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
@@ -60,7 +62,7 @@ def change(alert: int, condition: Any, symbol: str = "A", **values: Any) -> dict
         "symbol": symbol,
         "alert": alert,
         "version": 1,
-        "revision": alert,
+        "revision": next(_REVISIONS),
         "condition": None if condition is None else json.dumps(condition),
         "frequency": int(Frequency.BAR),
         "cooldown": 0,

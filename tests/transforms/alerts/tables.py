@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -25,15 +26,19 @@ from fibflow.transforms.alerts.schema import (
 )
 
 NAN = float("nan")
+_REVISIONS = itertools.count(1)
 
 
 def change(alert: int, operator: Operator, value: float, **options: Any) -> dict:
-    """A version of an alert of symbol A: fires once, in all hours, unless told otherwise."""
+    """A version of an alert of symbol A: fires once, in all hours, unless told otherwise.
+
+    Those that are made later stand later in the feed.
+    """
     return {
         "symbol": "A",
         "alert": alert,
         "version": 1,
-        "revision": alert,
+        "revision": next(_REVISIONS),
         "operator": operator,
         "value": value,
         "reference": Reference.NONE,
@@ -53,6 +58,16 @@ def change(alert: int, operator: Operator, value: float, **options: Any) -> dict
 
 def price(ts: int, price: float, seq: int = 0, symbol: str = "A", regular: bool = True) -> dict:
     return {"symbol": symbol, "ts": ts, "seq": seq, "price": price, "regular": regular}
+
+
+def renumber(rows: Sequence[dict]) -> None:
+    """Have changes among rows stand in the feed in their order; one that comes again keeps its revision."""
+    changes = [row for row in rows if "alert" in row]
+    numbers = sorted({row["revision"] for row in changes})
+    keys = dict.fromkeys((row["alert"], row["version"]) for row in changes)
+    of_key = dict(zip(keys, numbers, strict=True))
+    for row in changes:
+        row["revision"] = of_key[row["alert"], row["version"]]
 
 
 def split(day: int, factor: float, symbol: str = "A") -> dict:

@@ -144,9 +144,10 @@ def test_a_lake_that_stays_away_is_waited_for_once():
     bucket = Bucket()
     assert bucket.told(T0) == []
     assert bucket.prices(T0) == []
-    bucket.now += HoldPolicy().patience_us
-    assert bucket.told(T0 + SECOND) == []
-    assert bucket.prices(T0 + 1) == [T0, T0 + 1]
+    bucket.now += HoldPolicy().patience_us - 1
+    assert bucket.told(T0) == bucket.prices(T0 + 1) == []
+    bucket.now += 1
+    assert bucket.told(T0 + SECOND) == [T0, T0 + 1]
     assert bucket.told(T0 + 2 * SECOND) == []
     assert bucket.prices(T0 + 2) == [T0 + 2]
 

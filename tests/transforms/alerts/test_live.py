@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fibflow.tests.transforms.alerts.oracle import Oracle
-from fibflow.tests.transforms.alerts.tables import Bucket
+from fibflow.tests.transforms.alerts.tables import Bucket, renumber
 from fibflow.tests.transforms.alerts.worlds import XNYS, Maker, makers
 from fibflow.transforms.alerts import cells, evaluate
 from fibflow.transforms.alerts.live import Memo, Plan
@@ -95,5 +95,6 @@ def moved(rows: list[dict], numbers: random.Random) -> list[dict]:
         own = [n for n, each in enumerate(found) if each.get("alert") == row["alert"]]
         first = (n for n, each in enumerate(found) if "seq" in each and each["ts"] > row["since"])
         least = own[-1] + 1 if own else 0
-        found.insert(min(numbers.randint(least, len(found)), next(first, len(found))), row)
+        found.insert(min(numbers.randint(least, len(found)), next(first, len(found))), dict(row))
+    renumber(found)
     return found

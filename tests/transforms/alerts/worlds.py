@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fibflow.tests.transforms.alerts.tables import NAN, change, close, price, split
+from fibflow.tests.transforms.alerts.tables import NAN, change, close, price, renumber, split
 from fibflow.tests.transforms.tables import calendar, days, ny
 from fibflow.transforms.alerts.schema import NEVER, Frequency, Operator, Reference
 
@@ -57,7 +57,6 @@ class Maker:
         self.names = ["A", "BB"][: self.numbers.choice([1, 2])]
         self.alerts, self.prices = alerts, prices
         self.grid = self.numbers.choice([2, 5, 20])
-        self.revision = 0
         self.splits: list[dict] = []
 
     def __repr__(self) -> str:
@@ -87,6 +86,7 @@ class Maker:
                 if numbers.random() < 0.5:
                     value = self.value(name, stamp(day))
                     rows.insert(numbers.randint(0, len(rows)), close(day, value, name))
+        renumber(rows)
         return World(rows, numbers)
 
     def path(self) -> list[dict]:
@@ -143,8 +143,7 @@ class Maker:
 
     def version(self, alert: int, version: int, name: str, since: int) -> dict:
         numbers = self.numbers
-        self.revision += 1
-        own: dict[str, Any] = {"symbol": name, "version": version, "revision": self.revision, "since": since}
+        own: dict[str, Any] = {"symbol": name, "version": version, "since": since}
         if version > 1 and numbers.random() < 0.25:
             return change(alert, Operator.ENDED, 1.0, **own)
         operator, frequency = numbers.choice(OPERATORS), numbers.choice(list(Frequency))

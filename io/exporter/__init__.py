@@ -1,0 +1,1 @@
+"""What Prometheus is told of the pipelines by a process beside them: ``docs/metrics.md``."""
