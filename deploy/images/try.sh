@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs the steps of the images in clean Debian roots, and then what they start: try.sh [pipelines|serving|flink ...].
+# With both pipelines and serving the one makes a lake, the other serves it, and the doctor looks at both.
 # As root, with mmdebstrap (Debian: apt-get install mmdebstrap). Ten minutes, some gigabytes below TRY (/tmp/fibflow-images).
 # APT_MIRROR names another mirror. The certificates of this machine and the variables that name them go along, and nothing else of it.
 set -euo pipefail
@@ -24,6 +25,7 @@ inside() { # NAME COMMAND...: as root, with its own /proc and a /dev of its own
     mount -t proc proc "$0/proc" && for each in null zero random urandom; do
       touch "$0/dev/$each" && mount --bind "/dev/$each" "$0/dev/$each"
     done
+    if [ -d "$0/shared" ]; then mount --bind "$0/../shared" "$0/shared"; fi
     exec chroot "$0" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin ${PIP_CERT:+PIP_CERT="$PIP_CERT"} \
       ${SSL_CERT_FILE:+SSL_CERT_FILE="$SSL_CERT_FILE"} ${NODE_EXTRA_CA_CERTS:+NODE_EXTRA_CA_CERTS="$NODE_EXTRA_CA_CERTS"} "$@"' "$place" "$@"
 }
@@ -32,6 +34,8 @@ if [ ! -f "$work/debian.tar" ]; then
   # As Debian's slim image: the least that apt needs.
   mmdebstrap --variant=minbase --mode=root bookworm "$work/debian.tar" "$mirror"
 fi
+as=(setpriv --reuid=10001 --regid=10001 --clear-groups env -i HOME=/tmp PYTHONSAFEPATH=1
+  "PATH=/opt/fibflow/bin:/usr/bin:/bin")
 for image in "${images[@]}"; do
   kind=python target=/opt/fibflow step=("/source/deploy/images/build-python.sh" "$image" /source /opt/fibflow)
   if [ "$image" = flink ]; then
@@ -51,8 +55,6 @@ for image in "${images[@]}"; do
   mkdir -p "$work/$image/opt" && cp -a "$work/$image-build$target" "$work/$image/opt/"
   rm -rf "${work:?}/$image-build"
   du -sh "$work/$image"
-  as=(setpriv --reuid=10001 --regid=10001 --clear-groups env -i HOME=/tmp PYTHONSAFEPATH=1
-    "PATH=/opt/fibflow/bin:/usr/bin:/bin")
   # shellcheck disable=SC2016 # for the shell inside
   case $image in
     pipelines)
@@ -86,3 +88,21 @@ for image in "${images[@]}"; do
   esac
   echo "== $image: well"
 done
+
+case " ${images[*]} " in *" pipelines "*" serving "* | *" serving "*" pipelines "*) ;; *) exit 0 ;; esac
+echo "== together"
+rm -rf "${work:?}/shared" && mkdir "$work/shared" && chown 10001:10001 "$work/shared"
+for image in pipelines serving; do mkdir -p "$work/$image/shared"; done
+cp deploy/images/sample.py "$work/shared/"
+inside pipelines "${as[@]}" python /shared/sample.py /shared/raw
+inside pipelines "${as[@]}" python -m fibflow.pipelines.load --input /shared/raw --lake /shared/lake --price-basis raw >/dev/null
+inside pipelines "${as[@]}" python -m fibflow.pipelines.batch --lake /shared/lake --workers 1 >/dev/null
+inside serving "${as[@]}" python -m fibflow.serving --lake /shared/lake --open --port 8099 &
+serving=$!
+trap 'kill "$serving" 2>/dev/null || true' EXIT
+for _ in $(seq 60); do
+  if FIBFLOW_HEALTH=http://127.0.0.1:8099/readyz python3 deploy/images/healthy.py 2>/dev/null; then break; fi
+  sleep 1
+done
+inside pipelines "${as[@]}" python -m fibflow.pipelines.doctor --lake /shared/lake --server http://127.0.0.1:8099
+echo "== together: well"
