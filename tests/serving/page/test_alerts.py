@@ -62,6 +62,8 @@ def test_a_click_with_the_panel_closed_sets_nothing(tab, alerting, url):
 def test_an_alert_is_set_by_the_keyboard_alone(tab, alerting, url):
     tab.goto(f"{alerting.url}/?symbol=MSFT&tf=13d")
     wait_loaded(tab)
+    # What is hidden yet takes no focus.
+    expect(tab.locator("#alerts-open")).to_be_visible()
     tab.locator("#alerts-open").focus()
     tab.keyboard.press("Enter")
     expect(tab.locator("#alert-price")).to_be_focused()
