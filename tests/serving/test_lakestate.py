@@ -70,8 +70,8 @@ def settle(state: LakeState) -> None:
     state._refreshing.release()
 
 
-def test_it_is_looked_at_again_when_it_is_old(lake, looks):
-    clock = Clock()
+def test_it_is_looked_at_again_when_it_is_old(lake, looks, monkeypatch):
+    clock, go = Clock(), threading.Event()
     state = LakeState(lake, 1.0, clock)
     assert state.now().versions == (0, -1, -1, -1)
     commit(lake, "02", "two")
@@ -80,8 +80,16 @@ def test_it_is_looked_at_again_when_it_is_old(lake, looks):
     assert state.now().versions[0] == 0
     assert not looks
     clock.s += 0.2
+    refresh = state._refresh
+
+    def held(strict: bool) -> None:
+        assert go.wait(30)
+        refresh(strict)
+
+    monkeypatch.setattr(state, "_refresh", held)
     # Who finds it old goes on with what is known; one looks.
     assert state.now().versions[0] == 0
+    go.set()
     settle(state)
     assert state.now().versions[0] == 1
     assert looks.count("silver.bars") == 1
