@@ -15,7 +15,7 @@ from fibflow.transforms.alerts.barterm import COMPARES, CROSSINGS, FIELDS, KINDS
 from fibflow.transforms.alerts.errors import DefinitionError
 from fibflow.transforms.alerts.groups import ranges
 from fibflow.transforms.alerts.rows import end_by_later
-from fibflow.transforms.alerts.schema import NEVER, Frequency
+from fibflow.transforms.alerts.schema import KIND, NEVER, Frequency
 from fibflow.transforms.partials import numbers
 from fibflow.transforms.schemas import SYMBOL
 from fibflow.transforms.tickrows import words
@@ -45,7 +45,7 @@ BAR_CHANGES = pa.schema(
         pa.field("basis", pa.int32()),
         pa.field("fired", pa.int64()),
     ],
-    metadata={b"fibflow.alerts": b"bar_changes"},
+    metadata={KIND: b"bar_changes"},
 )
 
 #: A version: no bar that ends up to ``floor`` counts for it, nor any that ends after ``end``. ``series``: of

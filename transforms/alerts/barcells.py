@@ -28,10 +28,10 @@ import pyarrow as pa
 from fibflow.transforms.alerts.barbook import MOVE, TERM, VERSION, Book
 from fibflow.transforms.alerts.barshelf import ROW, Shelf
 from fibflow.transforms.alerts.barsplits import Splits
+from fibflow.transforms.alerts.forgotten import new_of
 from fibflow.transforms.alerts.schema import NEVER
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.livecells import Cells, StateError
-from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.timeframe import MINUTE_US, Timeframe
 
 Rows = npt.NDArray[np.void]
@@ -258,10 +258,7 @@ class Keeper:
 
     def new_of(self, changes: pa.Table) -> pa.Table:
         """Return the changes that are not among those that may be forgotten, and take note of all."""
-        revision, head = numbers(changes, "revision"), self.head
-        head.revision = max(head.revision, int(revision.max()))
-        known = revision <= head.forgotten
-        return changes.filter(as_arrow(~known)) if known.any() else changes
+        return new_of(changes, self.head)
 
     def save(self) -> None:
         """End the call: make the bags anew where they are long, and write the head."""

@@ -20,6 +20,7 @@ from fibflow.transforms import beamstate, coders
 from fibflow.transforms.alerts.barcells import BAGS, VALUES
 from fibflow.transforms.alerts.barkernel import BarAlerts, Memo, Plan, Reader, Taken
 from fibflow.transforms.alerts.paths import split_alerts
+from fibflow.transforms.alerts.schema import KIND
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.livedofn import BeamCells
 from fibflow.transforms.timeframe import MINUTE_US, Timeframe
@@ -30,7 +31,6 @@ coders.register()
 #: By default, so long after the first time bars are asked for again: more than a bar takes into the lake.
 SETTLE_S = 30.0
 _MICROS = 1_000_000
-_KIND = b"fibflow.alerts"
 _INPUTS = ("Bars", "Changes", "Facts")
 
 
@@ -119,7 +119,7 @@ class EvaluateBarAlertsFn(beam.DoFn):
     ) -> Iterator[pa.Table]:
         """Yield a table of what fired."""
         key, table = element
-        kind = (table.schema.metadata or {}).get(_KIND, b"bars")
+        kind = (table.schema.metadata or {}).get(KIND, b"bars")
         states = (head, names, splits, asked, alerts, terms, moves, bars)
         memo = self._memos.take(key)
         taken = self._take(kind, table, self._bucket(states, memo))

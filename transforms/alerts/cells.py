@@ -28,11 +28,11 @@ import pyarrow as pa
 from fibflow.transforms.alerts.book import LAST as LAST_ROW
 from fibflow.transforms.alerts.book import Book
 from fibflow.transforms.alerts.facts import FACT
+from fibflow.transforms.alerts.forgotten import new_of
 from fibflow.transforms.alerts.rows import MOVE, ROW, Rows
 from fibflow.transforms.alerts.schema import NEVER
 from fibflow.transforms.calendar import TradingCalendar
 from fibflow.transforms.livecells import Cells, StateError
-from fibflow.transforms.partials import as_arrow, numbers
 from fibflow.transforms.timeframe import IntradayAnchor
 
 #: Of each cell's content, in its first byte; parts of bags too.
@@ -202,10 +202,7 @@ class Keeper:
 
     def new_of(self, changes: pa.Table) -> pa.Table:
         """Return the changes that are not among those that may be forgotten, and take note of all."""
-        revision, head = numbers(changes, "revision"), self._head
-        head.revision = max(head.revision, int(revision.max()))
-        known = revision <= head.forgotten
-        return changes.filter(as_arrow(~known)) if known.any() else changes
+        return new_of(changes, self._head)
 
     def sweep(self, day: int) -> None:
         """Look, once a day, whether many rows are over, and forget them then."""

@@ -26,14 +26,13 @@ import pyarrow as pa
 
 from fibflow.transforms import coders
 from fibflow.transforms.alerts.paths import split_alerts
-from fibflow.transforms.alerts.schema import ALWAYS, NEVER
+from fibflow.transforms.alerts.schema import ALWAYS, KIND, NEVER
 from fibflow.transforms.livecells import Cells, StateError
 from fibflow.transforms.partials import numbers
 
 HELD, KNOWN = "held", "known"
 #: By kind of table, which of the words of ``KNOWN`` it gives.
 _TELLS = {b"changes": "changes", b"bar_changes": "changes", b"facts": "facts"}
-_KIND = b"fibflow.alerts"
 _THROUGH = b"fibflow.alerts.through"
 _FORMAT = 1
 _CELL = struct.Struct("<bqqqqqq")
@@ -132,7 +131,7 @@ class Hold:
     def take(self, table: pa.Table) -> list[pa.Table]:
         """Take a table, and return those whose turn it is, in order."""
         known = self._known
-        told = _TELLS.get((table.schema.metadata or {}).get(_KIND, b""))
+        told = _TELLS.get((table.schema.metadata or {}).get(KIND, b""))
         if told is None:
             ready = self._take_rows(table)
         else:

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from fibflow.transforms.schemas import SYMBOL
 
+#: In the metadata of each table's schema, under which it says which it is.
+KIND = b"fibflow.alerts"
 #: Before, and after, any instant.
 NEVER = -(1 << 63)
 ALWAYS = (1 << 63) - 1
@@ -87,7 +89,7 @@ CHANGES = pa.schema(
         pa.field("basis", pa.int32()),
         pa.field("fired", pa.int64()),
     ],
-    metadata={b"fibflow.alerts": b"changes"},
+    metadata={KIND: b"changes"},
 )
 
 #: What alerts need to know of symbols. ``CLOSE``: ``value`` is the official close of session ``day`` (days
@@ -100,7 +102,7 @@ FACTS = pa.schema(
         pa.field("day", pa.int32()),
         pa.field("value", pa.float64()),
     ],
-    metadata={b"fibflow.alerts": b"facts"},
+    metadata={KIND: b"facts"},
 )
 
 #: Prices that may move a last price, in the order in which they came. ``ts``: UTC microseconds; ``regular``:
@@ -113,7 +115,7 @@ PRICES = pa.schema(
         pa.field("price", pa.float64()),
         pa.field("regular", pa.bool_()),
     ],
-    metadata={b"fibflow.alerts": b"prices"},
+    metadata={KIND: b"prices"},
 )
 
 #: What fired. ``id`` is the same whichever price fired it: the alert, its version, the arming generation
@@ -141,7 +143,7 @@ def kind_of(table: pa.Table) -> str:
     Raises:
         ValueError: none of them.
     """
-    told = (table.schema.metadata or {}).get(b"fibflow.alerts")
+    told = (table.schema.metadata or {}).get(KIND)
     if told is None:
         raise ValueError("a table that is none of alert changes, facts or prices came to alerts")
     return told.decode()
